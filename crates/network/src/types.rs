@@ -1,0 +1,135 @@
+//! The words of this crate: configuration, what a sandbox asks for, and what can go wrong.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// What a node must know to run its pod network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Cluster name, 1–11 characters `[a-z][a-z0-9-]*`; names every object on the host.
+    pub cluster_name: String,
+    /// This node's part of the cluster CIDR; may arrive later by `set_pod_cidr`.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// All pods of the cluster; traffic inside it is not masqueraded.
+    pub cluster_cidr: Ipv4Net,
+    /// Directory for the records of attached sandboxes, owned by this crate.
+    pub state_dir: PathBuf,
+    /// MTU of bridge and veth pairs, in bytes; `None` keeps the kernel's default of 1500.
+    pub mtu: Option<u32>,
+}
+
+/// One sandbox's wish to be connected.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The CRI sandbox id.
+    pub sandbox_id: String,
+    /// Where the sandbox's network namespace is bound.
+    pub netns: PathBuf,
+    /// Ports of the node that lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// One hostPort.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port on the node; 0 means none and is skipped, as CRI does.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+    /// Only this address of the node; `None` is every local address.
+    pub host_ip: Option<Ipv4Addr>,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+/// The addresses a sandbox was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodIps {
+    /// status.podIP.
+    pub primary: IpAddr,
+    /// Further addresses (dual stack); empty today.
+    pub additional: Vec<IpAddr>,
+}
+
+/// Why the pod network could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// No pod CIDR has been assigned to the node yet.
+    #[error("node has no pod CIDR yet")]
+    NoPodCidr,
+    /// The CIDR is too small or would change under running pods.
+    #[error("pod CIDR {cidr} is not usable: {reason}")]
+    BadCidr {
+        /// The CIDR in question.
+        cidr: Ipv4Net,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name or id that cannot be used on the host.
+    #[error("invalid {what} {value:?}")]
+    InvalidName {
+        /// Which name.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// Every address of the pod CIDR is in use.
+    #[error("no free address in pod CIDR {0}")]
+    NoFreeAddress(Ipv4Net),
+    /// Another pod holds the host port.
+    #[error("host port {port} is already in use by sandbox {holder}")]
+    HostPortTaken {
+        /// The port, as `protocol/port`.
+        port: String,
+        /// The sandbox that has it.
+        holder: String,
+    },
+    /// The kernel refused a netlink request.
+    #[error("{action}: {source}")]
+    Netlink {
+        /// What was being done.
+        action: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// `nft` is missing or refused the rules.
+    #[error("nftables: {0}")]
+    Nft(String),
+    /// A file or system call failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+impl NetworkError {
+    /// An [`NetworkError::Io`] maker for `map_err`.
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// An [`NetworkError::Netlink`] maker for `map_err`.
+    pub(crate) fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Netlink { action, source }
+    }
+}
