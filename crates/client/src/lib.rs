@@ -1,1 +1,16 @@
-//! See ARCHITECTURE.md.
+//! How components talk to the API: a `kube::Client` over HTTPS or over the in-process pipeline, shared informers, work
+//! queues, an event recorder and leader election. Knows neither the API server nor the store.
+
+pub mod connect;
+pub mod election;
+pub mod events;
+pub mod informer;
+pub mod queue;
+
+pub use connect::{in_process, over_https};
+pub use events::Recorder;
+pub use informer::{Change, Informer, Key};
+pub use queue::WorkQueue;
+
+/// The typed objects and the client that every component uses, re-exported so that one version is in the house.
+pub use {k8s_openapi, kube};

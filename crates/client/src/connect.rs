@@ -1,0 +1,30 @@
+//! The two ways to an API server: HTTPS with a kubeconfig, or straight into the pipeline of the same process.
+
+use std::path::Path;
+
+use http::{Request, Response};
+use kube::Client;
+use kube::client::Body;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use tower::{BoxError, Service};
+
+/// A client over a tower service that enters the request pipeline after the network; the service carries the identity.
+pub fn in_process<S, B>(service: S) -> Client
+where
+    S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Client::new(service, "default")
+}
+
+/// A client from a kubeconfig file and its current context.
+pub async fn over_https(kubeconfig: &Path) -> Result<Client, kube::Error> {
+    let file = Kubeconfig::read_from(kubeconfig).map_err(|e| kube::Error::Service(Box::new(e)))?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(|e| kube::Error::Service(Box::new(e)))?;
+    Client::try_from(config)
+}

@@ -1,0 +1,281 @@
+//! A shared informer: one list-and-watch per kind and process, a cache of the objects, and handlers told of each change.
+//!
+//! Handlers run on the informer's task, one change at a time in the order of the server, and must not block: they put keys
+//! into a [`WorkQueue`](crate::WorkQueue) or wake a task. Whoever reads the cache from a handler sees the change already.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::pin::pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Namespace (empty for cluster-scoped objects) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Namespace, `""` for cluster-scoped objects.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// A key of its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object.
+    pub fn of<K: ResourceExt>(object: &K) -> Self {
+        Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One change of the cache. A deletion and re-creation under the same name that the watch missed comes as
+/// `Updated` with different UIDs.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// The object was not in the cache before.
+    Added(Arc<K>),
+    /// The object replaces an older one.
+    Updated {
+        /// What the cache held.
+        old: Arc<K>,
+        /// What it holds now.
+        new: Arc<K>,
+    },
+    /// The object is gone; this is its last known state.
+    Deleted(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The object as it is now (or was last).
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Change::Added(object) | Change::Updated { new: object, .. } | Change::Deleted(object) => object,
+        }
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+
+struct Shared<K> {
+    objects: RwLock<BTreeMap<Key, Arc<K>>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+/// A handle to the cache of one kind. Clones share it.
+pub struct Informer<K> {
+    shared: Arc<Shared<K>>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Informer { shared: self.shared.clone() }
+    }
+}
+
+impl<K> Informer<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Default + Eq + Hash + Clone,
+{
+    /// Starts watching on a task that ends with `stop`. `config` may narrow by label or field selector.
+    pub fn start(api: Api<K>, config: watcher::Config, stop: CancellationToken) -> Self {
+        let informer = Self::detached();
+        let running = informer.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = running.run(api, config) => {}
+            }
+        });
+        informer
+    }
+
+    /// Without a watch behind it: tests feed it with [`Informer::apply`] and [`Informer::delete`].
+    pub fn detached() -> Self {
+        Informer {
+            shared: Arc::new(Shared {
+                objects: RwLock::default(),
+                handlers: RwLock::default(),
+                synced: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    async fn run(&self, api: Api<K>, config: watcher::Config) {
+        let mut events = pin!(watcher(api, config).default_backoff());
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(object)) => {
+                    listed.insert(Key::of(&object));
+                    self.apply(object);
+                }
+                Ok(Event::InitDone) => self.finish_list(&listed),
+                Ok(Event::Apply(object)) => self.apply(object),
+                Ok(Event::Delete(object)) => self.delete(&Key::of(&object)),
+                Err(error) => {
+                    tracing::debug!(kind = %K::kind(&K::DynamicType::default()), %error, "watch broke, retrying")
+                }
+            }
+        }
+    }
+
+    fn finish_list(&self, listed: &HashSet<Key>) {
+        let vanished: Vec<Key> =
+            read(&self.shared.objects).keys().filter(|k| !listed.contains(k)).cloned().collect();
+        for key in vanished {
+            self.delete(&key);
+        }
+        self.shared.synced.send_replace(true);
+    }
+
+    /// Puts an object into the cache and tells the handlers.
+    pub fn apply(&self, object: K) {
+        let new = Arc::new(object);
+        let old = write(&self.shared.objects).insert(Key::of(&*new), new.clone());
+        match old {
+            None => self.tell(&Change::Added(new)),
+            Some(old)
+                if old.meta().resource_version == new.meta().resource_version
+                    && old.meta().resource_version.is_some() => {}
+            Some(old) => self.tell(&Change::Updated { old, new }),
+        }
+    }
+
+    /// Takes an object out of the cache and tells the handlers.
+    pub fn delete(&self, key: &Key) {
+        let old = write(&self.shared.objects).remove(key);
+        if let Some(old) = old {
+            self.tell(&Change::Deleted(old));
+        }
+    }
+
+    fn tell(&self, change: &Change<K>) {
+        for handler in read(&self.shared.handlers).iter() {
+            handler(change);
+        }
+    }
+
+    /// Calls `handler` for every object that is in the cache (as added) and for each change from then on; an object that
+    /// arrives meanwhile may be told twice.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        let mut handlers = write(&self.shared.handlers);
+        for object in self.list() {
+            handler(&Change::Added(object));
+        }
+        handlers.push(Box::new(handler));
+    }
+
+    /// The object of that key.
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        read(&self.shared.objects).get(key).cloned()
+    }
+
+    /// All objects, by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        read(&self.shared.objects).values().cloned().collect()
+    }
+
+    /// The objects of one namespace, by name.
+    pub fn list_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let first = Key::new(namespace, "");
+        let objects = read(&self.shared.objects);
+        objects.range(first..).take_while(|(k, _)| k.namespace == namespace).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// Has the first list arrived?
+    pub fn has_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+
+    /// Waits for the first list.
+    pub async fn synced(&self) {
+        let mut synced = self.shared.synced.subscribe();
+        // The sender lives in `self`, so this can only end with `true`.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Says that the cache is complete: for tests that feed it by hand.
+    pub fn mark_synced(&self) {
+        self.shared.synced.send_replace(true);
+    }
+}
+
+// A handler that panicked leaves the map whole: changes are single inserts and removes.
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use std::sync::Mutex;
+
+    fn config_map(name: &str, version: &str) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.namespace = Some("ns".into());
+        object.metadata.name = Some(name.into());
+        object.metadata.resource_version = Some(version.into());
+        object
+    }
+
+    #[test]
+    fn handlers_see_each_change_once_and_what_was_there_before() {
+        let informer = Informer::<ConfigMap>::detached();
+        informer.apply(config_map("a", "1"));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        informer.on_change(move |change| {
+            let word = match change {
+                Change::Added(_) => "added",
+                Change::Updated { .. } => "updated",
+                Change::Deleted(_) => "deleted",
+            };
+            log.lock().unwrap().push(format!("{word} {}", change.object().name_any()));
+        });
+        informer.apply(config_map("a", "1"));
+        informer.apply(config_map("a", "2"));
+        informer.apply(config_map("b", "3"));
+        informer.delete(&Key::new("ns", "a"));
+        informer.delete(&Key::new("ns", "a"));
+        assert_eq!(*seen.lock().unwrap(), ["added a", "updated a", "added b", "deleted a"]);
+        assert_eq!(informer.list_namespace("ns").len(), 1);
+    }
+
+    #[test]
+    fn objects_missing_from_a_new_list_are_deleted() {
+        let informer = Informer::<ConfigMap>::detached();
+        informer.apply(config_map("a", "1"));
+        informer.apply(config_map("b", "2"));
+        informer.finish_list(&HashSet::from([Key::new("ns", "b")]));
+        assert!(informer.get(&Key::new("ns", "a")).is_none());
+        assert!(informer.has_synced());
+    }
+}
