@@ -49,7 +49,12 @@ pub struct StreamError(pub String);
 #[async_trait]
 pub trait StreamBackend: Send + Sync + 'static {
     /// Runs `command` in the container and returns its exit code after all output was written.
-    async fn exec(&self, container_id: &str, command: &[String], session: Session) -> Result<i32, StreamError>;
+    async fn exec(
+        &self,
+        container_id: &str,
+        command: &[String],
+        session: Session,
+    ) -> Result<i32, StreamError>;
     /// Connects to the main process; returns when it ends or its output is closed.
     async fn attach(&self, container_id: &str, session: Session) -> Result<(), StreamError>;
     /// Connects to `port` on the sandbox's loopback.

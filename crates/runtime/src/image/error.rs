@@ -57,7 +57,9 @@ impl ImageError {
             Self::Unauthorized(_) => Code::Unauthenticated,
             Self::Unavailable(_) => Code::Unavailable,
             Self::InUse(_) => Code::FailedPrecondition,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::ResourceExhausted,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Code::ResourceExhausted
+            }
             Self::Io { .. } => Code::Unknown,
         }
     }

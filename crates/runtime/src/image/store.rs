@@ -83,7 +83,9 @@ impl ImageStore {
 
     /// Pulls `reference` unless its content is here already; returns the image.
     pub async fn pull(&self, reference: &str, _auth: &PullAuth) -> Result<Image, ImageError> {
-        Err(ImageError::Unavailable(format!("failed to pull and unpack image {reference:?}: not implemented")))
+        Err(ImageError::Unavailable(format!(
+            "failed to pull and unpack image {reference:?}: not implemented"
+        )))
     }
 
     /// Imports all images of a tar file (OCI layout or docker-save, also compressed with gzip or zstd).

@@ -1,0 +1,216 @@
+//! The command line: what people read first.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes in one binary: a cluster in a second, with nothing else to install.
+///
+/// `corten up` starts a whole cluster (control plane and one node) on this machine. Use it with the kubectl you have:
+/// it prints where the kubeconfig is.
+#[derive(Debug, Parser)]
+#[command(
+    name = "corten",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to log: a level (error, warn, info, debug, trace), or levels per part (`info,corten_kubelet=debug`).
+    #[arg(
+        long,
+        global = true,
+        env = "CORTEN_LOG",
+        default_value = "info",
+        value_name = "FILTER",
+        help_heading = "Logging"
+    )]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands, most used first.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a cluster: control plane and one node in this process.
+    ///
+    /// Containers live on when this process ends and are taken over at the next start. `corten down` ends everything.
+    Up(Box<UpArgs>),
+    /// Stop a cluster and remove everything that it put on this machine.
+    ///
+    /// Ends the process and all containers, then removes mounts, namespaces, interfaces, rules and cgroups of that name. The
+    /// data directory stays unless --purge is given.
+    Down(DownArgs),
+    /// Import, list, pull and remove container images.
+    Image(ImageArgs),
+    /// Print the admin kubeconfig of a cluster on this machine.
+    Kubeconfig(ClusterArgs),
+    /// Hold one container (started by the runtime, never by people).
+    #[command(hide = true)]
+    Shim {
+        /// The shim's own words.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Which cluster on this machine.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// Name of the cluster: everything that it puts on this host carries it, so several can live side by side.
+    #[arg(long, default_value = "corten", value_parser = cluster_name)]
+    pub name: String,
+    /// Where everything is kept [default: /var/lib/NAME].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib").join(&self.name))
+    }
+}
+
+/// `corten up`
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Go into the background as soon as the node is Ready.
+    #[arg(long, short = 'd')]
+    pub detach: bool,
+
+    /// Address and port of the API server. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6443", help_heading = "API server")]
+    pub listen: SocketAddr,
+    /// More names or addresses that the API server's certificate is valid for.
+    #[arg(long, value_name = "NAME", help_heading = "API server")]
+    pub tls_san: Vec<String>,
+    /// Where to write the admin kubeconfig [default: DATA_DIR/kubeconfig].
+    #[arg(long, value_name = "FILE", help_heading = "API server")]
+    pub write_kubeconfig: Option<PathBuf>,
+
+    /// Addresses of services.
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", help_heading = "Network")]
+    pub service_cidr: String,
+    /// Addresses of pods; each node gets a /24 of it.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", help_heading = "Network")]
+    pub cluster_cidr: String,
+    /// Domain of the cluster's DNS names.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
+    pub cluster_domain: String,
+
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "NAME", help_heading = "Node")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: the address of the default route, or 127.0.0.1].
+    #[arg(long, value_name = "ADDR", help_heading = "Node")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of this node.
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', help_heading = "Node")]
+    pub node_labels: Vec<String>,
+    /// Port of the kubelet's API. 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 10250, help_heading = "Node")]
+    pub kubelet_port: u16,
+    /// Most pods on this node.
+    #[arg(long, value_name = "N", default_value_t = 110, help_heading = "Node")]
+    pub max_pods: u32,
+    /// Use another container runtime (containerd, CRI-O) at this CRI socket instead of the built-in one.
+    #[arg(long, value_name = "SOCKET", help_heading = "Node")]
+    pub container_runtime_endpoint: Option<String>,
+}
+
+/// `corten down`
+#[derive(Clone, Debug, Args)]
+pub struct DownArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Delete the data directory, too: store, certificates, images and logs.
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// `corten image`
+#[derive(Clone, Debug, Args)]
+pub struct ImageArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do with images.
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+/// What to do with images.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Import images from tar files (OCI layout or `docker save`; gzip too). Works while the cluster is stopped.
+    Import {
+        /// Files to import.
+        #[arg(required = true, value_name = "FILE.tar")]
+        files: Vec<PathBuf>,
+        /// Name for the image, in place of those in the file.
+        #[arg(long = "as", value_name = "REFERENCE")]
+        reference: Option<String>,
+    },
+    /// List images.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Pull images from their registries (the cluster must be up).
+    Pull {
+        /// Images to pull.
+        #[arg(required = true, value_name = "REFERENCE")]
+        references: Vec<String>,
+        /// User and password for the registry.
+        #[arg(long, value_name = "USER:PASSWORD")]
+        creds: Option<String>,
+    },
+    /// Remove images.
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Images to remove: name, digest or id.
+        #[arg(required = true, value_name = "IMAGE")]
+        references: Vec<String>,
+    },
+}
+
+/// Eleven characters, so that `NAME0` and more fit into an interface name.
+const LONGEST_NAME: usize = 11;
+
+fn cluster_name(name: &str) -> Result<String, String> {
+    let fits = (1..=LONGEST_NAME).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if fits {
+        return Ok(name.to_owned());
+    }
+    Err(format!("1 to {LONGEST_NAME} lower-case letters, digits and '-', beginning with a letter"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cluster_names_fit_into_interface_names() {
+        for (name, good) in
+            [("corten", true), ("a", true), ("a-1", true), ("", false), ("1a", false), ("A", false)]
+        {
+            assert_eq!(cluster_name(name).is_ok(), good, "{name}");
+        }
+        assert!(cluster_name("abcdefghijkl").is_err());
+    }
+}
