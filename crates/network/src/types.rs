@@ -57,6 +57,17 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// The name nftables uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
 /// The addresses a sandbox was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodIps {

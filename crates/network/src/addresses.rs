@@ -1,0 +1,301 @@
+//! Which pod has which address: a pure allocator, and one small file per attached sandbox.
+//!
+//! The records on disk are the truth; the allocator is rebuilt from them. A record is published by rename
+//! before any link exists, so a crash at any point leaves an address reserved, never handed out twice, and
+//! `reconcile` gives it back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{NetworkError, PortMapping};
+
+/// Larger pod CIDRs are cut to this many addresses, which bounds the free list's memory (256 KiB).
+const MAX_ADDRESSES: usize = 65_536;
+
+/// What is remembered of one attached sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The CRI sandbox id.
+    pub sandbox_id: String,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Name of the veth end on the host.
+    pub link: String,
+    /// Host ports that lead to the pod.
+    pub ports: Vec<PortMapping>,
+}
+
+/// Hands out the addresses of one CIDR, the one free for the longest time first, so that late packets for
+/// a deleted pod seldom meet a new one.
+#[derive(Debug)]
+pub(crate) struct Allocator {
+    cidr: Ipv4Net,
+    free: VecDeque<Ipv4Addr>,
+}
+
+impl Allocator {
+    /// All addresses but network, gateway (the first) and broadcast. `taken` are in use; allocation starts
+    /// behind `last`, the address given out last before a restart.
+    pub fn new(cidr: Ipv4Net, taken: &[Ipv4Addr], last: Option<Ipv4Addr>) -> Result<Self, NetworkError> {
+        if cidr.prefix_len() > 29 {
+            return Err(NetworkError::BadCidr { cidr, reason: "at least a /29 is needed".into() });
+        }
+        let mut free: VecDeque<_> =
+            cidr.hosts().skip(1).take(MAX_ADDRESSES).filter(|address| !taken.contains(address)).collect();
+        if let Some(last) = last {
+            let passed = free.iter().take_while(|address| **address <= last).count();
+            free.rotate_left(passed);
+        }
+        Ok(Self { cidr, free })
+    }
+
+    /// The CIDR this allocator serves.
+    pub fn cidr(&self) -> Ipv4Net {
+        self.cidr
+    }
+
+    /// Takes the least recently used address.
+    pub fn take(&mut self) -> Result<Ipv4Addr, NetworkError> {
+        self.free.pop_front().ok_or(NetworkError::NoFreeAddress(self.cidr))
+    }
+
+    /// Gives an address back; one that is free already or foreign is ignored.
+    pub fn give_back(&mut self, address: Ipv4Addr) {
+        if self.cidr.contains(&address) && !self.free.contains(&address) {
+            self.free.push_back(address);
+        }
+    }
+}
+
+/// The node's own address on the bridge: the first of the pod CIDR.
+pub(crate) fn gateway(cidr: Ipv4Net) -> Ipv4Addr {
+    cidr.hosts().next().unwrap_or_else(|| cidr.network())
+}
+
+/// Records and allocator of one node.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    dir: PathBuf,
+    allocator: Option<Allocator>,
+    records: BTreeMap<String, Record>,
+}
+
+impl Addresses {
+    /// Reads the records in `dir` (made when missing). A record that cannot be read is dropped with a
+    /// warning: it can only be the trace of a power loss, after which no pod lives.
+    pub fn load(dir: &Path, cidr: Option<Ipv4Net>) -> Result<Self, NetworkError> {
+        let records_dir = dir.join("sandboxes");
+        std::fs::create_dir_all(&records_dir)
+            .map_err(NetworkError::io(format!("make {}", records_dir.display())))?;
+        let records = read_records(&records_dir)?;
+        let mut addresses = Self { dir: dir.to_owned(), allocator: None, records };
+        if let Some(cidr) = cidr.or_else(|| read_text(&dir.join("pod-cidr")).and_then(|t| t.parse().ok())) {
+            addresses.set_cidr(cidr)?;
+        }
+        Ok(addresses)
+    }
+
+    /// Sets the pod CIDR; another one is refused while pods hold addresses outside it.
+    pub fn set_cidr(&mut self, cidr: Ipv4Net) -> Result<(), NetworkError> {
+        let cidr = cidr.trunc();
+        if self.cidr() == Some(cidr) {
+            return Ok(());
+        }
+        if let Some(record) = self.records.values().find(|record| !cidr.contains(&record.address)) {
+            let reason = format!("sandbox {} holds {}", record.sandbox_id, record.address);
+            return Err(NetworkError::BadCidr { cidr, reason });
+        }
+        let taken: Vec<_> = self.records.values().map(|record| record.address).collect();
+        let last = read_text(&self.dir.join("last-address")).and_then(|text| text.parse().ok());
+        self.allocator = Some(Allocator::new(cidr, &taken, last)?);
+        write_atomically(&self.dir.join("pod-cidr"), cidr.to_string().as_bytes())
+    }
+
+    /// The pod CIDR, once known.
+    pub fn cidr(&self) -> Option<Ipv4Net> {
+        self.allocator.as_ref().map(Allocator::cidr)
+    }
+
+    /// The record of `sandbox_id`, made with a fresh address when there is none.
+    pub fn reserve(
+        &mut self,
+        sandbox_id: &str,
+        link: String,
+        ports: Vec<PortMapping>,
+    ) -> Result<Record, NetworkError> {
+        if let Some(record) = self.records.get(sandbox_id) {
+            return Ok(record.clone());
+        }
+        self.refuse_taken_ports(&ports)?;
+        let allocator = self.allocator.as_mut().ok_or(NetworkError::NoPodCidr)?;
+        let address = allocator.take()?;
+        let record = Record { sandbox_id: sandbox_id.to_owned(), address, link, ports };
+        if let Err(error) = self.publish(&record) {
+            if let Some(allocator) = self.allocator.as_mut() {
+                allocator.give_back(address);
+            }
+            return Err(error);
+        }
+        self.records.insert(sandbox_id.to_owned(), record.clone());
+        Ok(record)
+    }
+
+    /// Forgets `sandbox_id` and frees its address.
+    pub fn release(&mut self, sandbox_id: &str) -> Result<(), NetworkError> {
+        let Some(record) = self.records.get(sandbox_id) else { return Ok(()) };
+        let path = self.record_path(sandbox_id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NetworkError::io(format!("remove {}", path.display()))(error));
+            }
+            _ => {}
+        }
+        let address = record.address;
+        self.records.remove(sandbox_id);
+        if let Some(allocator) = self.allocator.as_mut() {
+            allocator.give_back(address);
+        }
+        Ok(())
+    }
+
+    /// The record of one sandbox.
+    pub fn get(&self, sandbox_id: &str) -> Option<&Record> {
+        self.records.get(sandbox_id)
+    }
+
+    /// All records, ordered by sandbox id.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    fn refuse_taken_ports(&self, wanted: &[PortMapping]) -> Result<(), NetworkError> {
+        for port in wanted {
+            let holder = self.records.values().find(|record| record.ports.iter().any(|p| collides(p, port)));
+            if let Some(holder) = holder {
+                let port = format!("{}/{}", port.protocol.name(), port.host_port);
+                return Err(NetworkError::HostPortTaken { port, holder: holder.sandbox_id.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, record: &Record) -> Result<(), NetworkError> {
+        let text = serde_json::to_vec(record).map_err(|error| NetworkError::Io {
+            action: "encode sandbox record".into(),
+            source: error.into(),
+        })?;
+        write_atomically(&self.record_path(&record.sandbox_id), &text)?;
+        write_atomically(&self.dir.join("last-address"), record.address.to_string().as_bytes())
+    }
+
+    fn record_path(&self, sandbox_id: &str) -> PathBuf {
+        self.dir.join("sandboxes").join(sandbox_id)
+    }
+}
+
+fn collides(a: &PortMapping, b: &PortMapping) -> bool {
+    let same_address = a.host_ip.is_none() || b.host_ip.is_none() || a.host_ip == b.host_ip;
+    a.protocol == b.protocol && a.host_port == b.host_port && same_address
+}
+
+fn read_records(dir: &Path) -> Result<BTreeMap<String, Record>, NetworkError> {
+    let mut records = BTreeMap::new();
+    let entries = std::fs::read_dir(dir).map_err(NetworkError::io(format!("read {}", dir.display())))?;
+    for entry in entries {
+        let path = entry.map_err(NetworkError::io(format!("read {}", dir.display())))?.path();
+        match std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()) {
+            Some(record) => {
+                records.insert(record.sandbox_id.clone(), record);
+            }
+            None => {
+                tracing::warn!(path = %path.display(), "dropping unreadable sandbox network record");
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn read_text(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// Readers see the old or the new content, never a part. Not synced: records matter only as long as the
+/// kernel that holds the links lives.
+fn write_atomically(path: &Path, content: &[u8]) -> Result<(), NetworkError> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".tmp");
+    std::fs::write(&draft, content)
+        .and_then(|()| std::fs::rename(&draft, path))
+        .map_err(NetworkError::io(format!("write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Protocol;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        PortMapping { protocol: Protocol::Tcp, host_port, container_port: 80, host_ip }
+    }
+
+    #[test]
+    fn allocates_least_recently_used_and_never_twice() {
+        let mut allocator = Allocator::new(net("10.0.0.0/29"), &[], None).unwrap();
+        let mut all: Vec<_> = (0..5).map(|_| allocator.take().unwrap().octets()[3]).collect();
+        assert_eq!(all, [2, 3, 4, 5, 6]);
+        assert!(matches!(allocator.take(), Err(NetworkError::NoFreeAddress(_))));
+        for last in [4, 2] {
+            allocator.give_back(Ipv4Addr::new(10, 0, 0, last));
+            allocator.give_back(Ipv4Addr::new(10, 0, 0, last));
+        }
+        allocator.give_back(Ipv4Addr::new(10, 9, 0, 1));
+        all = (0..2).map(|_| allocator.take().unwrap().octets()[3]).collect();
+        assert_eq!(all, [4, 2]);
+        assert!(allocator.take().is_err());
+        assert!(Allocator::new(net("10.0.0.0/30"), &[], None).is_err());
+    }
+
+    #[test]
+    fn records_survive_a_restart_and_order_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Addresses::load(dir.path(), Some(net("10.1.0.0/28"))).unwrap();
+        let a = first.reserve("a", "va".into(), vec![port(80, None)]).unwrap();
+        assert_eq!(first.reserve("a", "va".into(), vec![]).unwrap(), a);
+        let b = first.reserve("b", "vb".into(), vec![]).unwrap();
+        first.release("b").unwrap();
+        first.release("b").unwrap();
+        std::fs::write(dir.path().join("sandboxes/torn"), "{").unwrap();
+
+        let mut second = Addresses::load(dir.path(), None).unwrap();
+        assert_eq!(second.cidr(), Some(net("10.1.0.0/28")));
+        assert_eq!(second.records().cloned().collect::<Vec<_>>(), [a.clone()]);
+        let c = second.reserve("c", "vc".into(), vec![]).unwrap();
+        assert!(c.address > b.address, "{c:?} comes after {b:?}, free again only since a moment");
+        assert!(second.set_cidr(net("10.2.0.0/28")).is_err());
+        second.release("a").unwrap();
+        second.release("c").unwrap();
+        second.set_cidr(net("10.2.0.0/28")).unwrap();
+    }
+
+    #[test]
+    fn host_ports_collide_by_protocol_port_and_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut addresses = Addresses::load(dir.path(), Some(net("10.1.0.0/28"))).unwrap();
+        addresses.reserve("a", "va".into(), vec![port(80, Some("10.0.0.1"))]).unwrap();
+        let mut try_port = |id: &str, p: PortMapping| addresses.reserve(id, "v".into(), vec![p]).is_ok();
+        assert!(try_port("b", port(80, Some("10.0.0.2"))));
+        assert!(!try_port("c", port(80, None)));
+        assert!(!try_port("d", port(80, Some("10.0.0.1"))));
+        assert!(try_port("e", PortMapping { protocol: Protocol::Udp, ..port(80, None) }));
+    }
+}

@@ -1,0 +1,299 @@
+//! The handle that puts addresses, links and rules together, in an order that survives a crash anywhere.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::addresses::{Addresses, Record, gateway};
+use crate::links::{self, Veth};
+use crate::rules::{self, RuleNames};
+use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
+
+/// Longest cluster name that leaves room for the bridge's digit and the kernel's 15 characters.
+const MAX_NAME: usize = 11;
+/// Longest sandbox id; CRI runtimes use 64 hex digits.
+const MAX_SANDBOX_ID: usize = 128;
+/// Characters of the cluster's name at the start of a veth name, before eight of a hash.
+const VETH_PREFIX: usize = 6;
+
+/// Cheap, cloneable handle on the node's pod network.
+///
+/// ```no_run
+/// # async fn f(config: corten_network::NetworkConfig) -> Result<(), corten_network::NetworkError> {
+/// let network = corten_network::PodNetwork::new(config)?;
+/// network.set_pod_cidr("10.244.0.0/24".parse().expect("a CIDR"))?;
+/// network.ensure_bridge().await?;
+/// let ips = network
+///     .attach(corten_network::Attachment {
+///         sandbox_id: "8c1f".into(),
+///         netns: "/run/netns/8c1f".into(),
+///         port_mappings: vec![],
+///     })
+///     .await?;
+/// println!("{}", ips.primary);
+/// network.detach("8c1f").await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PodNetwork {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: NetworkConfig,
+    bridge: String,
+    addresses: Mutex<Addresses>,
+    /// Index of the bridge once it is known to be right.
+    ready: tokio::sync::Mutex<Option<u32>>,
+    host: OnceCell<rtnetlink::Handle>,
+    /// One rule change at a time, so that a rebuild does not lose a pod that is just being added.
+    rules: tokio::sync::Mutex<()>,
+}
+
+impl PodNetwork {
+    /// Opens the recorded state in `config.state_dir` (made when missing); touches no link yet.
+    pub fn new(config: NetworkConfig) -> Result<Self, NetworkError> {
+        check_name(&config.cluster_name)?;
+        let addresses = Addresses::load(&config.state_dir, config.pod_cidr)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                bridge: format!("{}0", config.cluster_name),
+                addresses: Mutex::new(addresses),
+                ready: tokio::sync::Mutex::new(None),
+                host: OnceCell::new(),
+                rules: tokio::sync::Mutex::new(()),
+                config,
+            }),
+        })
+    }
+
+    /// Sets or confirms this node's pod CIDR (node.spec.podCIDR), which is remembered over restarts. A
+    /// different CIDR is refused while pods hold addresses outside it. Call `ensure_bridge` after it.
+    pub fn set_pod_cidr(&self, cidr: Ipv4Net) -> Result<(), NetworkError> {
+        self.addresses().set_cidr(cidr)
+    }
+
+    /// The pod CIDR, once known.
+    pub fn pod_cidr(&self) -> Option<Ipv4Net> {
+        self.addresses().cidr()
+    }
+
+    /// Makes bridge, gateway address, sysctls and the nftables table. Idempotent.
+    pub async fn ensure_bridge(&self) -> Result<(), NetworkError> {
+        let mut ready = self.inner.ready.lock().await;
+        *ready = None;
+        *ready = Some(self.prepare_host().await?);
+        Ok(())
+    }
+
+    /// Connects the network namespace bound at `attachment.netns`: loopback up, `eth0` with an address,
+    /// default route, host ports. Calling it again for the same sandbox gives the same address and repairs
+    /// links and rules. Makes the bridge if nobody did. On failure nothing stays behind.
+    pub async fn attach(&self, attachment: Attachment) -> Result<PodIps, NetworkError> {
+        check_sandbox_id(&attachment.sandbox_id)?;
+        let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        let bridge = self.bridge_index().await?;
+        let record = self.reserve(&attachment)?;
+        if let Err(error) = self.connect(&attachment, &record, bridge, cidr).await {
+            if let Err(cleanup) = self.detach(&attachment.sandbox_id).await {
+                tracing::warn!(sandbox = %attachment.sandbox_id, %cleanup, "network of failed sandbox stays behind");
+            }
+            return Err(error);
+        }
+        Ok(PodIps { primary: IpAddr::V4(record.address), additional: Vec::new() })
+    }
+
+    /// Removes what `attach` made, from recorded state; succeeds when there is nothing to remove.
+    pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
+        let record = self.addresses().get(sandbox_id).cloned();
+        let Some(record) = record else { return Ok(()) };
+        {
+            let _order = self.inner.rules.lock().await;
+            rules::apply(&rules::close_ports(&self.inner.config.cluster_name, &record)).await?;
+        }
+        links::delete(self.host().await?, &record.link).await?;
+        // Last: until here a crash leaves the record, and reconcile finishes the work.
+        self.addresses().release(sandbox_id)
+    }
+
+    /// The address of an attached sandbox.
+    pub fn pod_ips(&self, sandbox_id: &str) -> Option<PodIps> {
+        let addresses = self.addresses();
+        let record = addresses.get(sandbox_id)?;
+        Some(PodIps { primary: IpAddr::V4(record.address), additional: Vec::new() })
+    }
+
+    /// After a restart: detaches every recorded sandbox that is not in `live`, removes links on the bridge
+    /// that nobody remembers, and restores bridge and rules. Without a pod CIDR it only detaches.
+    pub async fn reconcile(&self, live: &BTreeSet<String>) -> Result<(), NetworkError> {
+        let gone: Vec<String> = self
+            .addresses()
+            .records()
+            .map(|record| record.sandbox_id.clone())
+            .filter(|id| !live.contains(id))
+            .collect();
+        for id in gone {
+            self.detach(&id).await?;
+        }
+        if self.pod_cidr().is_some() {
+            self.ensure_bridge().await?;
+        }
+        let known: BTreeSet<String> = self.addresses().records().map(|record| record.link.clone()).collect();
+        self.remove_ports(|name| !known.contains(name)).await
+    }
+
+    /// Removes the bridge, every veth on it, the nftables table and the recorded state.
+    pub async fn teardown(&self) -> Result<(), NetworkError> {
+        let mut ready = self.inner.ready.lock().await;
+        *ready = None;
+        let links: Vec<String> = self.addresses().records().map(|record| record.link.clone()).collect();
+        for link in links {
+            links::delete(self.host().await?, &link).await?;
+        }
+        self.remove_ports(|_| true).await?;
+        links::delete(self.host().await?, &self.inner.bridge).await?;
+        let _order = self.inner.rules.lock().await;
+        rules::apply(&rules::removal(&self.inner.config.cluster_name)).await?;
+        let dir = &self.inner.config.state_dir;
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NetworkError::io(format!("remove {}", dir.display()))(error));
+            }
+            _ => {}
+        }
+        *self.addresses() = Addresses::load(dir, self.inner.config.pod_cidr)?;
+        Ok(())
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        // Addresses are changed only after the disk was: a panic between leaves nothing half done.
+        self.inner.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn host(&self) -> Result<&rtnetlink::Handle, NetworkError> {
+        self.inner.host.get_or_try_init(|| async { links::connect() }).await
+    }
+
+    async fn bridge_index(&self) -> Result<u32, NetworkError> {
+        let mut ready = self.inner.ready.lock().await;
+        if let Some(index) = *ready {
+            return Ok(index);
+        }
+        let index = self.prepare_host().await?;
+        *ready = Some(index);
+        Ok(index)
+    }
+
+    async fn prepare_host(&self) -> Result<u32, NetworkError> {
+        let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        let Inner { config, bridge, .. } = &*self.inner;
+        let index = links::ensure_bridge(self.host().await?, bridge, with_prefix(cidr), config.mtu).await?;
+        set_sysctls(bridge)?;
+        let names = RuleNames {
+            cluster: config.cluster_name.clone(),
+            bridge: bridge.clone(),
+            pod_cidr: cidr,
+            cluster_cidr: config.cluster_cidr,
+        };
+        let _order = self.inner.rules.lock().await;
+        let commands = rules::base(&names, self.addresses().records());
+        rules::apply(&commands).await?;
+        Ok(index)
+    }
+
+    fn reserve(&self, attachment: &Attachment) -> Result<Record, NetworkError> {
+        let link = veth_name(&self.inner.config.cluster_name, &attachment.sandbox_id);
+        let ports = attachment.port_mappings.iter().filter(|port| port.host_port != 0).cloned().collect();
+        self.addresses().reserve(&attachment.sandbox_id, link, ports)
+    }
+
+    async fn connect(
+        &self,
+        attachment: &Attachment,
+        record: &Record,
+        bridge: u32,
+        cidr: Ipv4Net,
+    ) -> Result<(), NetworkError> {
+        let config = &self.inner.config;
+        let alias = format!("{}/{}", config.cluster_name, record.sandbox_id);
+        let veth =
+            Veth { name: &record.link, alias: &alias, bridge, address: record.address, mtu: config.mtu };
+        links::connect_pod(self.host().await?, &attachment.netns, &veth, with_prefix(cidr)).await?;
+        let _order = self.inner.rules.lock().await;
+        rules::apply(&rules::open_ports(&config.cluster_name, record)).await
+    }
+
+    async fn remove_ports(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+        let host = self.host().await?;
+        let Some(bridge) = links::find(host, &self.inner.bridge).await? else { return Ok(()) };
+        for name in links::ports(host, bridge.header.index).await? {
+            if unwanted(&name) {
+                links::delete(host, &name).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The gateway's address with the pod CIDR's prefix length.
+fn with_prefix(cidr: Ipv4Net) -> Ipv4Net {
+    Ipv4Net::new_assert(gateway(cidr), cidr.prefix_len())
+}
+
+/// Forwarding is needed; the rest makes host ports work from the node's loopback, and services work between
+/// pods on one bridge, where the kernel has bridge netfilter.
+fn set_sysctls(bridge: &str) -> Result<(), NetworkError> {
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    std::fs::write(forward, "1").map_err(NetworkError::io(format!("write {forward}")))?;
+    let localnet = format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet");
+    for optional in [localnet.as_str(), "/proc/sys/net/bridge/bridge-nf-call-iptables"] {
+        if let Err(error) = std::fs::write(optional, "1") {
+            tracing::debug!(path = optional, %error, "optional sysctl not set");
+        }
+    }
+    Ok(())
+}
+
+/// At most 15 characters, found again from the sandbox id alone; the link's alias has the whole id.
+fn veth_name(cluster: &str, sandbox_id: &str) -> String {
+    let hash = hex::encode(Sha256::digest(format!("{cluster}/{sandbox_id}")));
+    let prefix: String = cluster.chars().take(VETH_PREFIX).collect();
+    format!("{prefix}{}", &hash[..8])
+}
+
+fn check_name(name: &str) -> Result<(), NetworkError> {
+    let lower = |c: char| c.is_ascii_lowercase();
+    let fits = (1..=MAX_NAME).contains(&name.len())
+        && name.starts_with(lower)
+        && name.chars().all(|c| lower(c) || c.is_ascii_digit() || c == '-');
+    if fits { Ok(()) } else { Err(NetworkError::InvalidName { what: "cluster name", value: name.into() }) }
+}
+
+/// The id becomes a file name.
+fn check_sandbox_id(id: &str) -> Result<(), NetworkError> {
+    let fits = (1..=MAX_SANDBOX_ID).contains(&id.len())
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if fits { Ok(()) } else { Err(NetworkError::InvalidName { what: "sandbox id", value: id.into() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernel_and_refuse_the_rest() {
+        assert!(check_name("abcdefghijk").is_ok());
+        for bad in ["", "abcdefghijkl", "1a", "a b", "A", "a;b"] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        assert!(veth_name("abcdefghijk", &"f".repeat(64)).len() <= 15);
+        assert_ne!(veth_name("abcdefghijk", "1"), veth_name("abcdefghijl", "1"));
+        for bad in ["", "..", "a/b", "a.tmp"] {
+            assert!(check_sandbox_id(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The pod network on real links. Each test runs on a thread that has entered a fresh network namespace,
+//! which plays the node: tests run side by side, need root, and the kernel cleans up behind them.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use corten_network::{Attachment, NetworkConfig, NetworkError, PodNetwork, PortMapping, Protocol};
+use nix::sched::{CloneFlags, setns, unshare};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs `test` on its own "node".
+fn on_fresh_node<F: AsyncFnOnce(&Path) + Send + 'static>(test: F) {
+    let node = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("tests of the pod network need root");
+        run(&["ip", "link", "set", "lo", "up"]);
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test(dir.path()));
+    });
+    if let Err(panic) = node.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(command: &[&str]) -> String {
+    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A network namespace held open by a file.
+struct Pod {
+    netns: File,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let netns = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Self { netns: netns.join().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.netns.as_raw_fd()).into()
+    }
+
+    /// Runs `f` inside, on a thread of its own.
+    fn inside<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
+        let netns = self.netns.try_clone().unwrap();
+        std::thread::spawn(move || {
+            setns(&netns, CloneFlags::CLONE_NEWNET).unwrap();
+            f()
+        })
+    }
+
+    /// Answers one TCP connection on `port` with the peer's address.
+    fn serve_peer_address(&self, port: u16) -> std::thread::JoinHandle<()> {
+        let (ready, listening) = std::sync::mpsc::channel();
+        let server = self.inside(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            ready.send(()).unwrap();
+            let (mut connection, peer) = listener.accept().unwrap();
+            connection.write_all(peer.ip().to_string().as_bytes()).unwrap();
+        });
+        listening.recv_timeout(TIMEOUT).unwrap();
+        server
+    }
+}
+
+fn ask(address: impl Into<SocketAddr>) -> String {
+    let mut connection = TcpStream::connect_timeout(&address.into(), TIMEOUT).unwrap();
+    connection.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn config(dir: &Path) -> NetworkConfig {
+    NetworkConfig {
+        cluster_name: "nt".into(),
+        pod_cidr: Some("10.99.1.0/24".parse().unwrap()),
+        cluster_cidr: "10.99.0.0/16".parse().unwrap(),
+        state_dir: dir.join("network"),
+        mtu: None,
+    }
+}
+
+fn attachment(id: &str, pod: &Pod, port_mappings: Vec<PortMapping>) -> Attachment {
+    Attachment { sandbox_id: id.into(), netns: pod.path(), port_mappings }
+}
+
+fn tcp(host_port: u16, container_port: u16, host_ip: Option<Ipv4Addr>) -> PortMapping {
+    PortMapping { protocol: Protocol::Tcp, host_port, container_port, host_ip }
+}
+
+#[test]
+fn pods_and_node_reach_each_other_and_detach_leaves_nothing() {
+    on_fresh_node(async |dir| {
+        let links_before = run(&["ip", "-br", "link"]);
+        let network = PodNetwork::new(config(dir)).unwrap();
+        let (a, b) = (Pod::new(), Pod::new());
+        let a_ip = network.attach(attachment("a", &a, vec![])).await.unwrap().primary;
+        let b_ip = network.attach(attachment("b", &b, vec![])).await.unwrap().primary;
+        assert_eq!([a_ip, b_ip].map(|ip| ip.to_string()), ["10.99.1.2", "10.99.1.3"]);
+        assert_eq!(network.attach(attachment("a", &a, vec![])).await.unwrap().primary, a_ip);
+
+        let gateway: IpAddr = "10.99.1.1".parse().unwrap();
+        let server = b.serve_peer_address(80);
+        assert_eq!(a.inside(move || ask((b_ip, 80))).join().unwrap(), a_ip.to_string(), "pod to pod");
+        server.join().unwrap();
+        let server = b.serve_peer_address(80);
+        assert_eq!(ask((b_ip, 80)), gateway.to_string(), "node to pod");
+        server.join().unwrap();
+        let node = TcpListener::bind((gateway, 0)).unwrap();
+        let port = node.local_addr().unwrap().port();
+        let client = a.inside(move || TcpStream::connect_timeout(&(gateway, port).into(), TIMEOUT).unwrap());
+        assert_eq!(node.accept().unwrap().1.ip(), a_ip, "pod to node");
+        client.join().unwrap();
+        let server = a.serve_peer_address(81);
+        assert_eq!(
+            a.inside(|| ask((Ipv4Addr::LOCALHOST, 81))).join().unwrap(),
+            "127.0.0.1",
+            "loopback in the pod"
+        );
+        server.join().unwrap();
+
+        let links = run(&["ip", "-d", "link"]);
+        assert!(links.contains("alias nt/a") && links.contains("hairpin on"), "{links}");
+        network.detach("a").await.unwrap();
+        network.detach("a").await.unwrap();
+        network.detach("never-was").await.unwrap();
+        assert!(!run(&["ip", "-d", "link"]).contains("alias nt/a"));
+        network.teardown().await.unwrap();
+        network.teardown().await.unwrap();
+        assert_eq!(run(&["ip", "-br", "link"]), links_before);
+        assert_eq!(run(&["nft", "list", "tables"]), "");
+        assert_eq!(std::fs::read_dir(dir.join("network/sandboxes")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn host_ports_lead_to_the_pod() {
+    on_fresh_node(async |dir| {
+        run(&["ip", "link", "add", "up0", "type", "bridge"]);
+        run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "up0"]);
+        run(&["ip", "addr", "add", "192.0.2.2/24", "dev", "up0"]);
+        run(&["ip", "link", "set", "up0", "up"]);
+        let network = PodNetwork::new(config(dir)).unwrap();
+        let (a, b) = (Pod::new(), Pod::new());
+        let second = Ipv4Addr::new(192, 0, 2, 2);
+        let ports = vec![
+            tcp(8080, 80, None),
+            tcp(8081, 81, Some(second)),
+            tcp(0, 82, None),
+            PortMapping { protocol: Protocol::Udp, host_port: 5353, container_port: 53, host_ip: None },
+        ];
+        network.attach(attachment("a", &a, ports.clone())).await.unwrap();
+        let b_ip = network.attach(attachment("b", &b, vec![])).await.unwrap().primary;
+
+        for (port, from) in
+            [(8080, "192.0.2.1"), (8080, "192.0.2.2"), (8080, "127.0.0.1"), (8081, "192.0.2.2")]
+        {
+            let server = a.serve_peer_address(port - 8000);
+            let answer = ask((from.parse::<Ipv4Addr>().unwrap(), port));
+            assert!(!answer.is_empty(), "{from}:{port}");
+            server.join().unwrap();
+        }
+        assert!(
+            TcpStream::connect_timeout(&([192, 0, 2, 1], 8081).into(), TIMEOUT).is_err(),
+            "other host IP"
+        );
+        let server = a.serve_peer_address(80);
+        b.inside(move || ask(([192, 0, 2, 1], 8080))).join().unwrap();
+        server.join().unwrap();
+        let server = a.serve_peer_address(80);
+        a.inside(move || ask(([192, 0, 2, 1], 8080))).join().unwrap();
+        server.join().unwrap();
+
+        let udp = a.inside(|| {
+            let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+            socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+            move || {
+                let mut buffer = [0; 16];
+                let (length, _) = socket.recv_from(&mut buffer).unwrap();
+                String::from_utf8(buffer[..length].to_vec()).unwrap()
+            }
+        });
+        let receive = udp.join().unwrap();
+        UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"hello", "192.0.2.1:5353").unwrap();
+        assert_eq!(receive(), "hello");
+
+        let taken = network.attach(attachment("b2", &b, vec![tcp(8080, 1, None)])).await;
+        assert!(matches!(taken, Err(NetworkError::HostPortTaken { .. })), "{taken:?}");
+        network.detach("a").await.unwrap();
+        assert!(
+            TcpStream::connect_timeout(&([192, 0, 2, 1], 8080).into(), TIMEOUT).is_err(),
+            "port is closed"
+        );
+        assert_eq!(b_ip.to_string(), "10.99.1.3");
+    });
+}
+
+#[test]
+fn pods_are_masqueraded_outside_the_cluster_and_cannot_reach_the_nodes_loopback() {
+    on_fresh_node(async |dir| {
+        let outside = Pod::new();
+        run(&["ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1"]);
+        let fd = outside.netns.as_raw_fd();
+        run(&["ip", "link", "set", "out1", "netns", &format!("/proc/{}/fd/{fd}", std::process::id())]);
+        run(&["ip", "addr", "add", "198.51.100.1/24", "dev", "out0"]);
+        run(&["ip", "link", "set", "out0", "up"]);
+        let configured = outside.inside(|| {
+            run(&["ip", "addr", "add", "198.51.100.2/24", "dev", "out1"]);
+            run(&["ip", "link", "set", "out1", "up"]);
+        });
+        configured.join().unwrap();
+        let network = PodNetwork::new(config(dir)).unwrap();
+        let pod = Pod::new();
+        network.attach(attachment("a", &pod, vec![])).await.unwrap();
+        let server = outside.serve_peer_address(80);
+        let seen = pod.inside(|| ask(([198, 51, 100, 2], 80))).join().unwrap();
+        server.join().unwrap();
+        assert_eq!(seen, "198.51.100.1", "the node's address, not the pod's");
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let refused = pod.inside(move || {
+            std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+            run(&["ip", "addr", "del", "127.0.0.1/8", "dev", "lo"]);
+            run(&["ip", "route", "add", "127.0.0.0/8", "via", "10.99.1.1", "src", "10.99.1.2"]);
+            TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_err()
+        });
+        assert!(refused.join().unwrap());
+        assert!(listener.accept().is_err());
+    });
+}
+
+#[test]
+fn a_restart_keeps_live_pods_and_forgets_dead_ones() {
+    on_fresh_node(async |dir| {
+        let first = PodNetwork::new(config(dir)).unwrap();
+        let (a, b) = (Pod::new(), Pod::new());
+        let a_ip = first.attach(attachment("a", &a, vec![tcp(8080, 80, None)])).await.unwrap().primary;
+        first.attach(attachment("b", &b, vec![tcp(8090, 80, None)])).await.unwrap();
+        drop(first);
+        run(&["nft", "flush", "ruleset"]);
+        run(&["ip", "link", "add", "stray", "type", "veth", "peer", "name", "stray1"]);
+        run(&["ip", "link", "set", "stray", "master", "nt0"]);
+
+        let second = PodNetwork::new(NetworkConfig { pod_cidr: None, ..config(dir) }).unwrap();
+        second.reconcile(&BTreeSet::from(["a".to_owned()])).await.unwrap();
+        let links = run(&["ip", "-d", "link"]);
+        assert!(
+            links.contains("alias nt/a") && !links.contains("alias nt/b") && !links.contains("stray"),
+            "{links}"
+        );
+        let server = a.serve_peer_address(80);
+        assert!(!ask(([127, 0, 0, 1], 8080)).is_empty());
+        server.join().unwrap();
+        assert_eq!(second.pod_ips("a").unwrap().primary, a_ip);
+        let c = Pod::new();
+        let c_ip = second.attach(attachment("c", &c, vec![])).await.unwrap().primary;
+        assert_eq!(c_ip.to_string(), "10.99.1.4");
+    });
+}
+
+#[test]
+fn failures_leave_nothing_behind() {
+    on_fresh_node(async |dir| {
+        let without = PodNetwork::new(NetworkConfig { pod_cidr: None, ..config(dir) }).unwrap();
+        let pod = Pod::new();
+        let refused = without.attach(attachment("a", &pod, vec![])).await;
+        assert!(matches!(refused, Err(NetworkError::NoPodCidr)), "{refused:?}");
+
+        let network = PodNetwork::new(config(dir)).unwrap();
+        let bad =
+            Attachment { netns: "/nonexistent".into(), ..attachment("a", &pod, vec![tcp(80, 80, None)]) };
+        assert!(matches!(network.attach(bad).await, Err(NetworkError::Io { .. })));
+        assert_eq!(network.pod_ips("a"), None);
+        let again = network.attach(attachment("b", &pod, vec![tcp(80, 80, None)])).await.unwrap();
+        assert_eq!(again.primary.to_string(), "10.99.1.3", "the failed pod's address waits its turn");
+    });
+}
