@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::field;
-use crate::{Status, Value};
+use crate::{GroupResource, Status, Value, json};
 
 /// Text that is `const` in built-in rows and owned in rows made from a CRD.
 pub type Text = Cow<'static, str>;
@@ -28,6 +28,17 @@ pub struct Version {
     pub storage: bool,
     /// Key into the field table: `io.k8s.api.core.v1.Pod`. Empty for CRDs, which bring their own schema.
     pub message: Text,
+    /// Between this version and the storage version, where more differs than `apiVersion`.
+    pub convert: Option<Conversion>,
+}
+
+/// How a version of another shape becomes the storage version and back. The engine sets `apiVersion` and `kind` itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion {
+    /// From this version to the storage version, after this version's defaults.
+    pub to_storage: fn(&mut Value),
+    /// From the storage version to this version.
+    pub from_storage: fn(&mut Value),
 }
 
 /// A verb of the resource itself, as discovery lists it.
@@ -100,6 +111,8 @@ pub enum Subresource {
     Object {
         /// Path segment.
         name: &'static str,
+        /// Verbs as discovery lists them.
+        verbs: &'static [&'static str],
     },
     /// A POST of another kind with its own code in the API server (`pods/binding`, `pods/eviction`, `serviceaccounts/token`).
     Action {
@@ -125,7 +138,7 @@ impl Subresource {
         match self {
             Subresource::Status => "status",
             Subresource::Scale { .. } => "scale",
-            Subresource::Object { name }
+            Subresource::Object { name, .. }
             | Subresource::Action { name, .. }
             | Subresource::Connect { name, .. } => name,
         }
@@ -187,7 +200,7 @@ pub enum Grace {
 pub struct Hooks {
     /// Defaults that the field table does not declare; runs on decoding in the version of the request.
     pub default: Option<fn(object: &mut Value)>,
-    /// Before create: upstream's `PrepareForCreate` beyond the engine's own (status reset, generation 1).
+    /// Before create (and before validation): upstream's `PrepareForCreate` beyond the engine's own (status reset, generation 1).
     pub prepare_create: Option<fn(object: &mut Value, cx: &Context<'_>)>,
     /// Before update: upstream's `PrepareForUpdate` beyond the engine's own (status kept, generation + 1 on spec change).
     pub prepare_update: Option<fn(object: &mut Value, old: &Value, cx: &Context<'_>)>,
@@ -199,6 +212,8 @@ pub struct Hooks {
     pub graceful_delete: Option<fn(object: &mut Value, asked: Option<i64>) -> Result<Grace, Box<Status>>>,
     /// What upstream calls `NamespaceScoped` name rules: returns the rule's message when the name is bad. Default: DNS subdomain.
     pub name_rule: Option<fn(name: &str, is_prefix: bool) -> Vec<String>>,
+    /// Values of selectable fields that are not simply the text at their path (`None`: they are).
+    pub selectable_value: Option<fn(object: &Value, path: &str) -> Option<String>>,
 }
 
 /// One kind.
@@ -212,6 +227,13 @@ pub struct Kind {
     pub plural: Text,
     /// `pod`
     pub singular: Text,
+    /// `PodList`
+    pub list_kind: Text,
+    /// Where objects rest: `pods` in `/registry/pods/NAMESPACE/NAME`. Two kinds with the same prefix share their objects
+    /// (`Event` of core and of events.k8s.io): the one with [`Kind::stored_as`] converts.
+    pub storage_prefix: Text,
+    /// Group and plural of the kind in whose storage version the objects rest, where that is another kind.
+    pub stored_as: Option<(Text, Text)>,
     /// `po`
     pub short_names: Cow<'static, [Text]>,
     /// `all`
@@ -228,7 +250,7 @@ pub struct Kind {
     pub columns: Cow<'static, [Column]>,
     /// Paths that field selectors may name beside `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Cow<'static, [Text]>,
-    /// Does `metadata.generation` count changes of the spec?
+    /// Does `metadata.generation` count changes (of anything but metadata and status)?
     pub has_generation: bool,
     /// May a PUT to a missing name create it (upstream's AllowCreateOnUpdate)?
     pub create_on_update: bool,
@@ -252,6 +274,37 @@ impl Kind {
     /// The subresource of that path segment.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name() == name)
+    }
+
+    /// The version of that name, if it is served.
+    pub fn served(&self, version: &str) -> Option<&Version> {
+        self.versions.iter().find(|v| v.served && v.name == version)
+    }
+
+    /// Group and resource as error messages name them.
+    pub fn resource(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, resource: &self.plural }
+    }
+
+    /// May a field selector name that path?
+    pub fn is_selectable(&self, path: &str) -> bool {
+        match path {
+            "metadata.name" => true,
+            "metadata.namespace" => self.scope == Scope::Namespaced,
+            _ => self.selectable_fields.iter().any(|f| f == path),
+        }
+    }
+
+    /// The text that a field selector compares: the hook's, or the value at the path (missing: `""`; numbers and booleans printed).
+    pub fn selectable_value(&self, object: &Value, path: &str) -> String {
+        if let Some(text) = self.hooks.selectable_value.and_then(|f| f(object, path)) {
+            return text;
+        }
+        match path.split('.').try_fold(object, |value, key| value.get(key)) {
+            Some(Value::String(s)) => s.to_string(),
+            None | Some(Value::Null) => String::new(),
+            Some(other) => json::to_string(other),
+        }
     }
 
     /// Is the resource's verb served?

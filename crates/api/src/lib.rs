@@ -3,6 +3,7 @@
 pub mod field;
 pub mod json;
 pub mod kind;
+pub mod kinds;
 pub mod status;
 pub mod value;
 

@@ -1,0 +1,225 @@
+//! One row a built-in kind of Kubernetes 1.37: everything generally available (beta groups are off by default upstream).
+
+use super::row::{Row, RowVersion, cluster, namespaced, review};
+use crate::kind::{Subresource, Verb};
+
+const NO_COLLECTION_DELETE: &[Verb] =
+    &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
+const READ: &[Verb] = &[Verb::Get, Verb::List];
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+const STREAM_VERBS: &[&str] = &["create", "get"];
+const WRITE_VERBS: &[&str] = &["get", "patch", "update"];
+
+const fn scale(selector: &'static [&'static str]) -> Subresource {
+    Subresource::Scale {
+        spec_replicas: &["spec", "replicas"],
+        status_replicas: &["status", "replicas"],
+        selector,
+    }
+}
+
+const SCALE_AND_STATUS: &[Subresource] = &[scale(&["spec", "selector"]), Subresource::Status];
+
+const POD_SUBRESOURCES: &[Subresource] = &[
+    Subresource::Connect { name: "attach", kind: "PodAttachOptions", verbs: STREAM_VERBS },
+    Subresource::Action { name: "binding", body: ("", "v1", "Binding") },
+    Subresource::Object { name: "ephemeralcontainers", verbs: WRITE_VERBS },
+    Subresource::Action { name: "eviction", body: ("policy", "v1", "Eviction") },
+    Subresource::Connect { name: "exec", kind: "PodExecOptions", verbs: STREAM_VERBS },
+    Subresource::Connect { name: "log", kind: "Pod", verbs: &["get"] },
+    Subresource::Connect { name: "portforward", kind: "PodPortForwardOptions", verbs: STREAM_VERBS },
+    Subresource::Connect { name: "proxy", kind: "PodProxyOptions", verbs: PROXY_VERBS },
+    Subresource::Object { name: "resize", verbs: WRITE_VERBS },
+    Subresource::Status,
+];
+const NODE_SUBRESOURCES: &[Subresource] = &[
+    Subresource::Connect { name: "proxy", kind: "NodeProxyOptions", verbs: PROXY_VERBS },
+    Subresource::Status,
+];
+const SERVICE_SUBRESOURCES: &[Subresource] = &[
+    Subresource::Connect { name: "proxy", kind: "ServiceProxyOptions", verbs: PROXY_VERBS },
+    Subresource::Status,
+];
+const NAMESPACE_SUBRESOURCES: &[Subresource] =
+    &[Subresource::Object { name: "finalize", verbs: &["update"] }, Subresource::Status];
+const TOKEN: &[Subresource] =
+    &[Subresource::Action { name: "token", body: ("authentication.k8s.io", "v1", "TokenRequest") }];
+const APPROVAL: &[Subresource] =
+    &[Subresource::Object { name: "approval", verbs: WRITE_VERBS }, Subresource::Status];
+
+const HPA_VERSIONS: &[RowVersion] = &[
+    RowVersion { name: "v2", storage: true, convert: None },
+    RowVersion { name: "v1", storage: false, convert: None },
+];
+
+const POD_FIELDS: &[&str] = &[
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "spec.hostNetwork",
+    "status.phase",
+    "status.podIP",
+    "status.podIPs",
+    "status.nominatedNodeName",
+];
+const CORE_EVENT_FIELDS: &[&str] = &[
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source",
+    "type",
+];
+const EVENT_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reason",
+    "reportingController",
+    "type",
+];
+
+const APIREGISTRATION: &str = "apiregistration.k8s.io";
+const APPS: &str = "apps";
+const EVENTS: &str = "events.k8s.io";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+const AUTOSCALING: &str = "autoscaling";
+const BATCH: &str = "batch";
+const CERTIFICATES: &str = "certificates.k8s.io";
+const NETWORKING: &str = "networking.k8s.io";
+const POLICY: &str = "policy";
+const RBAC: &str = "rbac.authorization.k8s.io";
+const STORAGE: &str = "storage.k8s.io";
+const ADMISSION: &str = "admissionregistration.k8s.io";
+const APIEXTENSIONS: &str = "apiextensions.k8s.io";
+const SCHEDULING: &str = "scheduling.k8s.io";
+const COORDINATION: &str = "coordination.k8s.io";
+const NODE: &str = "node.k8s.io";
+const DISCOVERY: &str = "discovery.k8s.io";
+const RESOURCE: &str = "resource.k8s.io";
+const FLOWCONTROL: &str = "flowcontrol.apiserver.k8s.io";
+const MIGRATION: &str = "storagemigration.k8s.io";
+
+/// Every built-in kind, groups in discovery's order, resources of a group by name.
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    namespaced("", "Binding", "bindings").verbs(Verb::CREATE_ONLY),
+    cluster("", "ComponentStatus", "componentstatuses").short(&["cs"]).verbs(READ),
+    namespaced("", "ConfigMap", "configmaps").short(&["cm"]),
+    namespaced("", "Endpoints", "endpoints").short(&["ep"]).prefix("services/endpoints").create_on_update(),
+    namespaced("", "Event", "events").short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
+    namespaced("", "LimitRange", "limitranges").short(&["limits"]).create_on_update(),
+    cluster("", "Namespace", "namespaces").short(&["ns"]).verbs(NO_COLLECTION_DELETE)
+        .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
+    cluster("", "Node", "nodes").short(&["no"]).subresources(NODE_SUBRESOURCES).prefix("minions")
+        .selectable(&["spec.unschedulable"]),
+    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
+    cluster("", "PersistentVolume", "persistentvolumes").short(&["pv"]).status(),
+    namespaced("", "Pod", "pods").short(&["po"]).all().subresources(POD_SUBRESOURCES).selectable(POD_FIELDS).generation(),
+    namespaced("", "PodTemplate", "podtemplates").generation().create_on_update(),
+    namespaced("", "ReplicationController", "replicationcontrollers").short(&["rc"]).all().prefix("controllers")
+        .subresources(SCALE_AND_STATUS).selectable(&["status.replicas"]).generation(),
+    namespaced("", "ResourceQuota", "resourcequotas").short(&["quota"]).status(),
+    namespaced("", "Secret", "secrets").selectable(&["type"]),
+    namespaced("", "ServiceAccount", "serviceaccounts").short(&["sa"]).subresources(TOKEN),
+    namespaced("", "Service", "services").short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
+        .prefix("services/specs").selectable(&["spec.clusterIP", "spec.type"]).create_on_update(),
+
+    cluster(APIREGISTRATION, "APIService", "apiservices").extension().status().prefix("apiregistration.k8s.io/apiservices")
+        .conditional(),
+
+    namespaced(APPS, "ControllerRevision", "controllerrevisions"),
+    namespaced(APPS, "DaemonSet", "daemonsets").short(&["ds"]).all().status().generation(),
+    namespaced(APPS, "Deployment", "deployments").short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
+    namespaced(APPS, "ReplicaSet", "replicasets").short(&["rs"]).all().subresources(SCALE_AND_STATUS)
+        .selectable(&["status.replicas"]).generation(),
+    namespaced(APPS, "StatefulSet", "statefulsets").short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
+
+    namespaced(EVENTS, "Event", "events").short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
+        .stored_as("", "events"),
+
+    review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
+    review(AUTHENTICATION, "TokenReview", "tokenreviews"),
+
+    namespaced(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews").verbs(Verb::CREATE_ONLY),
+    review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
+    review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
+    review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
+
+    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).all().status()
+        .versions(HPA_VERSIONS),
+
+    namespaced(BATCH, "CronJob", "cronjobs").short(&["cj"]).all().status().generation(),
+    namespaced(BATCH, "Job", "jobs").all().status().selectable(&["status.successful"]).generation(),
+
+    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").short(&["csr"])
+        .subresources(APPROVAL).selectable(&["spec.signerName"]),
+    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").selectable(&["spec.signerName"]).conditional(),
+    namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").status()
+        .selectable(&["spec.signerName", "spec.podName", "spec.nodeName"]).conditional(),
+
+    cluster(NETWORKING, "IngressClass", "ingressclasses").generation(),
+    namespaced(NETWORKING, "Ingress", "ingresses").short(&["ing"]).status().prefix("ingress").generation(),
+    cluster(NETWORKING, "IPAddress", "ipaddresses").short(&["ip"]).selectable(&["spec.parentRef.name"]),
+    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").short(&["netpol"]).generation(),
+    cluster(NETWORKING, "ServiceCIDR", "servicecidrs").status(),
+
+    namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).status().generation().conditional(),
+
+    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").create_on_update(),
+    cluster(RBAC, "ClusterRole", "clusterroles").create_on_update(),
+    namespaced(RBAC, "RoleBinding", "rolebindings").create_on_update(),
+    namespaced(RBAC, "Role", "roles").create_on_update(),
+
+    cluster(STORAGE, "CSIDriver", "csidrivers").generation().conditional(),
+    cluster(STORAGE, "CSINode", "csinodes").conditional(),
+    namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").conditional(),
+    cluster(STORAGE, "StorageClass", "storageclasses").short(&["sc"]),
+    cluster(STORAGE, "VolumeAttachment", "volumeattachments").status().conditional(),
+    cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
+
+    cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").extension().generation().conditional(),
+    cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").extension().generation()
+        .conditional(),
+    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").extension().generation()
+        .conditional(),
+    cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").extension().status().generation()
+        .conditional(),
+    cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").extension().generation()
+        .conditional(),
+    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").extension().generation()
+        .conditional(),
+
+    cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").short(&["crd", "crds"]).extension()
+        .status().prefix("apiextensions.k8s.io/customresourcedefinitions").generation().conditional(),
+
+    cluster(SCHEDULING, "PriorityClass", "priorityclasses").short(&["pc"]),
+
+    namespaced(COORDINATION, "Lease", "leases").create_on_update().conditional(),
+
+    cluster(NODE, "RuntimeClass", "runtimeclasses").conditional(),
+
+    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").generation(),
+
+    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").status().generation(),
+    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").status().generation(),
+
+    cluster(RESOURCE, "DeviceClass", "deviceclasses").generation(),
+    cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").status().generation(),
+    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").status(),
+    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates"),
+    cluster(RESOURCE, "ResourceSlice", "resourceslices").selectable(&["spec.nodeName", "spec.driver"]).generation(),
+
+    cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").status().conditional(),
+];
