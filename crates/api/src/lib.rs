@@ -4,6 +4,8 @@ pub mod field;
 pub mod json;
 pub mod kind;
 pub mod kinds;
+pub mod meta;
+pub mod rules;
 pub mod status;
 pub mod value;
 

@@ -147,4 +147,7 @@ impl Snapshot {
 }
 
 #[cfg(test)]
+#[allow(dead_code)] // grows with the hooks
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
