@@ -1,0 +1,9 @@
+//! JSON to value tree and back, byte for byte as clients of a Go API server know it.
+
+mod parse;
+mod write;
+
+pub use parse::{MAX_DEPTH, MAX_DUPLICATES, Strict, SyntaxError, parse, parse_strict, parse_text};
+pub use write::{to_string, to_vec, write};
+
+pub(crate) use write::write_string;
