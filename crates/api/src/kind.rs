@@ -165,13 +165,21 @@ pub struct Column {
 /// Where a cell comes from.
 #[derive(Clone, Debug)]
 pub enum Cell {
-    /// The value at a path of field names; missing becomes the empty cell.
-    Path(&'static [&'static str]),
+    /// The text at a path of field names; `""` where there is none.
+    Text(&'static [&'static str]),
+    /// The text at a path, or the text given where there is none (`<none>`, `<unset>`).
+    TextOr(&'static [&'static str], &'static str),
+    /// The integer at a path; 0 where there is none.
+    Int(&'static [&'static str]),
+    /// The boolean at a path, or the one given.
+    Bool(&'static [&'static str], bool),
+    /// How many items or fields the value at a path has.
+    Count(&'static [&'static str]),
     /// The time since the RFC 3339 time at a path: `5m`, `<unknown>` where there is none.
     Age(&'static [&'static str]),
     /// Computed from the object; `now_ms` is Unix time.
     Compute(fn(object: &Value, now_ms: i64) -> Value),
-    /// A JSONPath (columns of CRDs); dates become ages.
+    /// A JSONPath (columns of CRDs); dates become ages. Missing becomes null.
     JsonPath(String),
 }
 
@@ -212,6 +220,8 @@ pub struct Hooks {
     pub graceful_delete: Option<fn(object: &mut Value, asked: Option<i64>) -> Result<Grace, Box<Status>>>,
     /// What upstream calls `NamespaceScoped` name rules: returns the rule's message when the name is bad. Default: DNS subdomain.
     pub name_rule: Option<fn(name: &str, is_prefix: bool) -> Vec<String>>,
+    /// `conditions` of the row in a Table (a pod that is done).
+    pub row_conditions: Option<fn(object: &Value) -> Option<Value>>,
     /// Values of selectable fields that are not simply the text at their path (`None`: they are).
     pub selectable_value: Option<fn(object: &Value, path: &str) -> Option<String>>,
 }
@@ -246,7 +256,7 @@ pub struct Kind {
     pub verbs: Cow<'static, [Verb]>,
     /// Subresources.
     pub subresources: Cow<'static, [Subresource]>,
-    /// Columns; empty means Name and Age.
+    /// Columns, name included; empty means Name and Created At.
     pub columns: Cow<'static, [Column]>,
     /// Paths that field selectors may name beside `metadata.name` and `metadata.namespace`.
     pub selectable_fields: Cow<'static, [Text]>,

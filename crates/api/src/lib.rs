@@ -12,6 +12,7 @@ pub mod rules;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod time;
 pub mod value;
 pub mod yaml;

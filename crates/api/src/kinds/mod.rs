@@ -2,6 +2,8 @@
 //!
 //! `rows.rs` holds one row a kind; what makes a kind special stands in a file of its own beside it.
 
+mod columns;
+mod pod;
 mod row;
 mod rows;
 

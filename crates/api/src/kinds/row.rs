@@ -69,6 +69,7 @@ pub(crate) const NO_HOOKS: Hooks = Hooks {
     warnings: None,
     graceful_delete: None,
     name_rule: None,
+    row_conditions: None,
     selectable_value: None,
 };
 

@@ -1,6 +1,7 @@
 //! One row a built-in kind of Kubernetes 1.37: everything generally available (beta groups are off by default upstream).
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
+use super::{columns, pod};
 use crate::kind::{Subresource, Verb};
 
 const NO_COLLECTION_DELETE: &[Verb] =
@@ -115,38 +116,38 @@ const MIGRATION: &str = "storagemigration.k8s.io";
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     namespaced("", "Binding", "bindings").verbs(Verb::CREATE_ONLY),
-    cluster("", "ComponentStatus", "componentstatuses").short(&["cs"]).verbs(READ),
-    namespaced("", "ConfigMap", "configmaps").short(&["cm"]),
-    namespaced("", "Endpoints", "endpoints").short(&["ep"]).prefix("services/endpoints").create_on_update(),
-    namespaced("", "Event", "events").short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
+    cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
+    namespaced("", "ConfigMap", "configmaps").columns(columns::CONFIG_MAP).short(&["cm"]),
+    namespaced("", "Endpoints", "endpoints").columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
+    namespaced("", "Event", "events").columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
     namespaced("", "LimitRange", "limitranges").short(&["limits"]).create_on_update(),
-    cluster("", "Namespace", "namespaces").short(&["ns"]).verbs(NO_COLLECTION_DELETE)
+    cluster("", "Namespace", "namespaces").columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
         .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
-    cluster("", "Node", "nodes").short(&["no"]).subresources(NODE_SUBRESOURCES).prefix("minions")
+    cluster("", "Node", "nodes").columns(columns::NODE).short(&["no"]).subresources(NODE_SUBRESOURCES).prefix("minions")
         .selectable(&["spec.unschedulable"]),
-    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
-    cluster("", "PersistentVolume", "persistentvolumes").short(&["pv"]).status(),
-    namespaced("", "Pod", "pods").short(&["po"]).all().subresources(POD_SUBRESOURCES).selectable(POD_FIELDS).generation(),
-    namespaced("", "PodTemplate", "podtemplates").generation().create_on_update(),
-    namespaced("", "ReplicationController", "replicationcontrollers").short(&["rc"]).all().prefix("controllers")
+    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").columns(columns::PERSISTENT_VOLUME_CLAIM).short(&["pvc"]).status(),
+    cluster("", "PersistentVolume", "persistentvolumes").columns(columns::PERSISTENT_VOLUME).short(&["pv"]).status(),
+    namespaced("", "Pod", "pods").columns(pod::COLUMNS).hooks(pod::HOOKS).short(&["po"]).all().subresources(POD_SUBRESOURCES).selectable(POD_FIELDS).generation(),
+    namespaced("", "PodTemplate", "podtemplates").columns(columns::POD_TEMPLATE).generation().create_on_update(),
+    namespaced("", "ReplicationController", "replicationcontrollers").columns(columns::REPLICATION_CONTROLLER).short(&["rc"]).all().prefix("controllers")
         .subresources(SCALE_AND_STATUS).selectable(&["status.replicas"]).generation(),
-    namespaced("", "ResourceQuota", "resourcequotas").short(&["quota"]).status(),
-    namespaced("", "Secret", "secrets").selectable(&["type"]),
-    namespaced("", "ServiceAccount", "serviceaccounts").short(&["sa"]).subresources(TOKEN),
-    namespaced("", "Service", "services").short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
+    namespaced("", "ResourceQuota", "resourcequotas").columns(columns::RESOURCE_QUOTA).short(&["quota"]).status(),
+    namespaced("", "Secret", "secrets").columns(columns::SECRET).selectable(&["type"]),
+    namespaced("", "ServiceAccount", "serviceaccounts").columns(columns::SERVICE_ACCOUNT).short(&["sa"]).subresources(TOKEN),
+    namespaced("", "Service", "services").columns(columns::SERVICE).short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
         .prefix("services/specs").selectable(&["spec.clusterIP", "spec.type"]).create_on_update(),
 
-    cluster(APIREGISTRATION, "APIService", "apiservices").extension().status().prefix("apiregistration.k8s.io/apiservices")
+    cluster(APIREGISTRATION, "APIService", "apiservices").columns(columns::API_SERVICE).extension().status().prefix("apiregistration.k8s.io/apiservices")
         .conditional(),
 
-    namespaced(APPS, "ControllerRevision", "controllerrevisions"),
-    namespaced(APPS, "DaemonSet", "daemonsets").short(&["ds"]).all().status().generation(),
-    namespaced(APPS, "Deployment", "deployments").short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
-    namespaced(APPS, "ReplicaSet", "replicasets").short(&["rs"]).all().subresources(SCALE_AND_STATUS)
+    namespaced(APPS, "ControllerRevision", "controllerrevisions").columns(columns::CONTROLLER_REVISION),
+    namespaced(APPS, "DaemonSet", "daemonsets").columns(columns::DAEMON_SET).short(&["ds"]).all().status().generation(),
+    namespaced(APPS, "Deployment", "deployments").columns(columns::DEPLOYMENT).short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
+    namespaced(APPS, "ReplicaSet", "replicasets").columns(columns::REPLICA_SET).short(&["rs"]).all().subresources(SCALE_AND_STATUS)
         .selectable(&["status.replicas"]).generation(),
-    namespaced(APPS, "StatefulSet", "statefulsets").short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
+    namespaced(APPS, "StatefulSet", "statefulsets").columns(columns::STATEFUL_SET).short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
 
-    namespaced(EVENTS, "Event", "events").short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
+    namespaced(EVENTS, "Event", "events").columns(columns::EVENT).short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
         .stored_as("", "events"),
 
     review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
@@ -157,69 +158,69 @@ pub(super) const ROWS: &[Row] = &[
     review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
 
-    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").short(&["hpa"]).all().status()
+    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").columns(columns::HORIZONTAL_POD_AUTOSCALER).short(&["hpa"]).all().status()
         .versions(HPA_VERSIONS),
 
-    namespaced(BATCH, "CronJob", "cronjobs").short(&["cj"]).all().status().generation(),
-    namespaced(BATCH, "Job", "jobs").all().status().selectable(&["status.successful"]).generation(),
+    namespaced(BATCH, "CronJob", "cronjobs").columns(columns::CRON_JOB).short(&["cj"]).all().status().generation(),
+    namespaced(BATCH, "Job", "jobs").columns(columns::JOB).all().status().selectable(&["status.successful"]).generation(),
 
-    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").short(&["csr"])
+    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
         .subresources(APPROVAL).selectable(&["spec.signerName"]),
-    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").selectable(&["spec.signerName"]).conditional(),
-    namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").status()
+    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
+    namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").columns(columns::POD_CERTIFICATE_REQUEST).status()
         .selectable(&["spec.signerName", "spec.podName", "spec.nodeName"]).conditional(),
 
-    cluster(NETWORKING, "IngressClass", "ingressclasses").generation(),
-    namespaced(NETWORKING, "Ingress", "ingresses").short(&["ing"]).status().prefix("ingress").generation(),
-    cluster(NETWORKING, "IPAddress", "ipaddresses").short(&["ip"]).selectable(&["spec.parentRef.name"]),
-    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").short(&["netpol"]).generation(),
-    cluster(NETWORKING, "ServiceCIDR", "servicecidrs").status(),
+    cluster(NETWORKING, "IngressClass", "ingressclasses").columns(columns::INGRESS_CLASS).generation(),
+    namespaced(NETWORKING, "Ingress", "ingresses").columns(columns::INGRESS).short(&["ing"]).status().prefix("ingress").generation(),
+    cluster(NETWORKING, "IPAddress", "ipaddresses").columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
+    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
+    cluster(NETWORKING, "ServiceCIDR", "servicecidrs").columns(columns::SERVICE_CIDR).status(),
 
-    namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).status().generation().conditional(),
+    namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").columns(columns::POD_DISRUPTION_BUDGET).short(&["pdb"]).status().generation().conditional(),
 
-    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").create_on_update(),
+    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").columns(columns::ROLE_BINDING).create_on_update(),
     cluster(RBAC, "ClusterRole", "clusterroles").create_on_update(),
-    namespaced(RBAC, "RoleBinding", "rolebindings").create_on_update(),
+    namespaced(RBAC, "RoleBinding", "rolebindings").columns(columns::ROLE_BINDING).create_on_update(),
     namespaced(RBAC, "Role", "roles").create_on_update(),
 
-    cluster(STORAGE, "CSIDriver", "csidrivers").generation().conditional(),
-    cluster(STORAGE, "CSINode", "csinodes").conditional(),
-    namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").conditional(),
-    cluster(STORAGE, "StorageClass", "storageclasses").short(&["sc"]),
-    cluster(STORAGE, "VolumeAttachment", "volumeattachments").status().conditional(),
-    cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
+    cluster(STORAGE, "CSIDriver", "csidrivers").columns(columns::CSI_DRIVER).generation().conditional(),
+    cluster(STORAGE, "CSINode", "csinodes").columns(columns::CSI_NODE).conditional(),
+    namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").columns(columns::CSI_STORAGE_CAPACITY).conditional(),
+    cluster(STORAGE, "StorageClass", "storageclasses").columns(columns::STORAGE_CLASS).short(&["sc"]),
+    cluster(STORAGE, "VolumeAttachment", "volumeattachments").columns(columns::VOLUME_ATTACHMENT).status().conditional(),
+    cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").columns(columns::VOLUME_ATTRIBUTES_CLASS).short(&["vac"]),
 
-    cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").extension().generation().conditional(),
-    cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").extension().generation()
+    cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(columns::MUTATING_POLICY).extension().generation().conditional(),
+    cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").extension().generation()
+    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").extension().status().generation()
+    cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").columns(columns::VALIDATING_POLICY).extension().status().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").extension().generation()
+    cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").extension().generation()
+    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
 
     cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").short(&["crd", "crds"]).extension()
         .status().prefix("apiextensions.k8s.io/customresourcedefinitions").generation().conditional(),
 
-    cluster(SCHEDULING, "PriorityClass", "priorityclasses").short(&["pc"]),
+    cluster(SCHEDULING, "PriorityClass", "priorityclasses").columns(columns::PRIORITY_CLASS).short(&["pc"]),
 
-    namespaced(COORDINATION, "Lease", "leases").create_on_update().conditional(),
+    namespaced(COORDINATION, "Lease", "leases").columns(columns::LEASE).create_on_update().conditional(),
 
-    cluster(NODE, "RuntimeClass", "runtimeclasses").conditional(),
+    cluster(NODE, "RuntimeClass", "runtimeclasses").columns(columns::RUNTIME_CLASS).conditional(),
 
-    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").generation(),
+    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").columns(columns::ENDPOINT_SLICE).generation(),
 
-    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").status().generation(),
-    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").status().generation(),
+    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").columns(columns::FLOW_SCHEMA).status().generation(),
+    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").columns(columns::PRIORITY_LEVEL).status().generation(),
 
-    cluster(RESOURCE, "DeviceClass", "deviceclasses").generation(),
-    cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").status().generation(),
-    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").status(),
-    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates"),
-    cluster(RESOURCE, "ResourceSlice", "resourceslices").selectable(&["spec.nodeName", "spec.driver"]).generation(),
+    cluster(RESOURCE, "DeviceClass", "deviceclasses").columns(columns::NAME_AND_AGE).generation(),
+    cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").columns(columns::DEVICE_TAINT_RULE).status().generation(),
+    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").columns(columns::RESOURCE_CLAIM).status(),
+    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates").columns(columns::NAME_AND_AGE),
+    cluster(RESOURCE, "ResourceSlice", "resourceslices").columns(columns::RESOURCE_SLICE).selectable(&["spec.nodeName", "spec.driver"]).generation(),
 
-    cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").status().conditional(),
+    cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").columns(columns::STORAGE_VERSION_MIGRATION).status().conditional(),
 ];
