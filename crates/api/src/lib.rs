@@ -1,6 +1,7 @@
 //! The Kubernetes API as data: values, schemas, kinds, patches, codecs, errors. Does no I/O and never waits.
 
 pub mod cbor;
+pub mod discovery;
 pub mod field;
 pub mod json;
 pub mod kind;
