@@ -148,14 +148,13 @@ impl Disk {
     /// Writes a batch and syncs. With `trim`, also deletes those rows and notes the floor that made them useless.
     /// On an error nothing of it was done.
     pub fn write(&mut self, changes: &Changes, trim: Option<(&[Dead], Revision)>) -> Result<(), StoreError> {
-        let result = write(&mut self.conn, changes, trim).map_err(disk_error);
-        self.wal_pages +=
-            changes.rows.iter().map(pages).sum::<usize>() + trim.map_or(0, |(dead, _)| dead.len() / 2) + 2;
-        if let Err(StoreError::StorageFull(_)) = result {
-            // The space that the write-ahead log has already can be used again once it is checkpointed, so that
-            // deletions get through on a full disk.
-            self.checkpoint();
+        let mut result = write(&mut self.conn, changes, trim).map_err(disk_error);
+        // Once it is checkpointed, the write-ahead log's own space serves again.
+        if matches!(result, Err(StoreError::StorageFull(_))) && self.wal_pages > 0 && self.checkpoint() {
+            result = write(&mut self.conn, changes, trim).map_err(disk_error);
         }
+        let trimmed = trim.map_or(0, |(dead, _)| dead.len() / 2);
+        self.wal_pages += changes.rows.iter().map(pages).sum::<usize>() + trimmed + 2;
         result
     }
 
@@ -166,13 +165,18 @@ impl Disk {
         }
     }
 
-    fn checkpoint(&mut self) {
-        // A failed checkpoint costs only space: everything stays in the write-ahead log.
+    /// Whether the write-ahead log is in the file now.
+    fn checkpoint(&mut self) -> bool {
         match self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            Ok(()) => self.wal_pages = 0,
+            Ok(()) => {
+                self.wal_pages = 0;
+                true
+            }
+            // It costs only space: everything stays in the write-ahead log.
             Err(error) => {
                 self.wal_pages = CHECKPOINT_PAGES / 2;
                 tracing::warn!(%error, "cannot checkpoint the store");
+                false
             }
         }
     }

@@ -145,7 +145,7 @@ fn forget(group: &Group, revision: Revision) {
     }
 }
 
-/// One watcher: everything up to `seen` has been returned.
+/// One watcher: everything under its prefix up to `seen` has been returned.
 pub(super) struct Cursor {
     shared: Arc<Shared>,
     group: Arc<Group>,
@@ -172,8 +172,6 @@ impl Cursor {
 
     /// What is there to return now; `None` = wait.
     fn take(&mut self) -> Result<Option<Vec<Arc<Event>>>, StoreError> {
-        // Read before the log: all events up to `published` are in it by then.
-        let published = self.shared.published.load(Ordering::Acquire);
         let log = lock(&self.group.log);
         if self.seen < log.dropped_through {
             return Err(StoreError::Lagged { progress: self.seen, compact_revision: log.dropped_through });
@@ -183,7 +181,6 @@ impl Cursor {
             self.seen = last.revision;
             return Ok(Some(events));
         }
-        self.seen = self.seen.max(published);
         if log.closed { Err(StoreError::Closed) } else { Ok(None) }
     }
 }
@@ -211,6 +208,7 @@ impl Watch for Cursor {
     }
 
     fn progress(&self) -> Revision {
+        // Read before the log: all events up to `published` are in it by then.
         let published = self.shared.published.load(Ordering::Acquire);
         let log = lock(&self.group.log);
         let waiting = log.events.back().is_some_and(|e| e.revision > self.seen);
