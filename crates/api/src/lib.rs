@@ -7,6 +7,7 @@ pub mod json;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
+pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod rules;
@@ -14,6 +15,8 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+#[cfg(test)]
+mod testdata;
 pub mod time;
 pub mod value;
 pub mod yaml;
