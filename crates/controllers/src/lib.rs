@@ -1,1 +1,27 @@
-//! See ARCHITECTURE.md.
+//! The controllers: each makes the cluster more like what an object asks for.
+//!
+//! One folder or file a controller: pure planning in `plan.rs` (or the upper half of the file), a shell that watches, plans
+//! and writes. What several need is here once: [`cluster`] (the shared informers), [`claim`] (adopting and releasing),
+//! [`pods`] (facts about pods, creating and deleting them), [`expect`] (waiting for one's own writes to come back).
+
+pub mod claim;
+pub mod cluster;
+pub mod expect;
+pub mod pods;
+pub mod replica;
+pub mod selector;
+
+pub use cluster::{Cluster, Config};
+
+use corten_client::kube::Client;
+use tokio_util::sync::CancellationToken;
+
+/// Runs all controllers until `stop`.
+pub async fn run(client: Client, config: Config, stop: CancellationToken) {
+    let cluster = Cluster::start(client, config, stop);
+    cluster.synced().await;
+    tokio::join!(
+        replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
+        replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),
+    );
+}

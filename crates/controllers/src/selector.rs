@@ -1,0 +1,35 @@
+//! Label selectors of objects, matched against labels.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+type Labels = BTreeMap<String, String>;
+
+/// Does a selector match? No selector matches nothing, an empty one everything, an unknown operator nothing.
+pub fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
+    let value = |key: &str| labels.and_then(|l| l.get(key));
+    let equal = selector.match_labels.iter().flatten().all(|(k, v)| value(k) == Some(v));
+    equal
+        && selector.match_expressions.iter().flatten().all(|rule| {
+            let values = rule.values.as_deref().unwrap_or_default();
+            match rule.operator.as_str() {
+                "In" => value(&rule.key).is_some_and(|v| values.contains(v)),
+                "NotIn" => !value(&rule.key).is_some_and(|v| values.contains(v)),
+                "Exists" => value(&rule.key).is_some(),
+                "DoesNotExist" => value(&rule.key).is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// Selects everything? Controllers refuse such selectors, as they would adopt the whole namespace.
+pub fn is_empty(selector: &LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// A selector that asks for all of these labels.
+pub fn of_labels(labels: &Labels) -> LabelSelector {
+    LabelSelector { match_labels: Some(labels.clone()), match_expressions: None }
+}
