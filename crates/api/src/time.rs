@@ -28,6 +28,9 @@ impl fmt::Display for ParseError {
 impl std::error::Error for ParseError {}
 
 impl Time {
+    /// Go's zero time, which stands for no time: year 1.
+    pub const GO_ZERO: Time = Time { seconds: -62_135_596_800, nanos: 0 };
+
     /// Parses RFC 3339 with an optional fraction and any offset.
     pub fn parse(text: &str) -> Result<Time, ParseError> {
         parse_rfc3339(text).ok_or_else(|| ParseError {

@@ -350,6 +350,11 @@ impl Object {
         self.pairs.retain_mut(|(k, v)| keep(k, v));
     }
 
+    /// Keeps the fields for which `keep` says so; names may be replaced by equal ones, or by others not there yet.
+    pub(crate) fn retain_pairs(&mut self, mut keep: impl FnMut(&mut Str, &mut Value) -> bool) {
+        self.pairs.retain_mut(|(k, v)| keep(k, v));
+    }
+
     /// The fields in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Str, &Value)> {
         self.pairs.iter().map(|(k, v)| (k, v))

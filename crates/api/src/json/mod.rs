@@ -5,5 +5,3 @@ mod write;
 
 pub use parse::{MAX_DEPTH, MAX_DUPLICATES, Strict, SyntaxError, parse, parse_strict, parse_text};
 pub use write::{to_string, to_vec, write};
-
-pub(crate) use write::write_string;

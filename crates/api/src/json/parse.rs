@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::value::{Object, Str, Value};
+use crate::value::{Str, Value};
 
 /// How deep lists and maps may nest. Upstream stops at 10,000; this bound keeps every later walk within a small stack.
 pub const MAX_DEPTH: usize = 512;

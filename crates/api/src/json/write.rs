@@ -110,7 +110,7 @@ const ESCAPES: [u8; 256] = {
 };
 
 /// Appends a quoted string.
-pub(crate) fn write_string(s: &str, out: &mut Vec<u8>) {
+fn write_string(s: &str, out: &mut Vec<u8>) {
     let bytes = s.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');

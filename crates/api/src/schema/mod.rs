@@ -206,6 +206,7 @@ pub struct Schema {
     nodes: Vec<Node>,
     fields: Vec<Field>,
     structs: Vec<Struct>,
+    built_in: bool,
 }
 
 impl Schema {
@@ -362,6 +363,23 @@ impl<'a> SchemaRef<'a> {
     /// The rarer rules, where there are any.
     pub fn rules(self) -> Option<&'a Rules> {
         self.node.rules.as_deref()
+    }
+
+    /// Built in: types are errors of the decoder. Custom resources leave them to the validation.
+    fn is_built_in(self) -> bool {
+        self.schema.built_in
+    }
+
+    /// [`SchemaRef::field`] for a walk in order: `cursor` guesses the position behind the last one found.
+    fn field_near(self, name: &str, cursor: &mut usize) -> Option<FieldRef<'a>> {
+        let by_name = &self.fields_of().by_name;
+        let name_at = |i: u32| self.schema.fields[i as usize].name.as_str();
+        let at = match by_name.get(*cursor) {
+            Some(&i) if name_at(i) == name => *cursor,
+            _ => by_name.binary_search_by(|&i| name_at(i).cmp(name)).ok()?,
+        };
+        *cursor = at + 1;
+        Some(self.field_at(by_name[at]))
     }
 
     fn fields_of(self) -> &'a Struct {
