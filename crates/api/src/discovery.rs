@@ -105,7 +105,9 @@ pub fn paths(kinds: &Snapshot) -> Vec<String> {
 pub fn groups(kinds: &Snapshot) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for kind in builtin() {
-        if all.last().is_none_or(|last| *last != kind.group) && kinds.group_kind(&kind.group, &kind.kind).is_some() {
+        if all.last().is_none_or(|last| *last != kind.group)
+            && kinds.group_kind(&kind.group, &kind.kind).is_some()
+        {
             all.push(kind.group.to_string());
         }
     }
@@ -309,7 +311,10 @@ fn aggregated_resource(kind: &Kind, version: &Version) -> Value {
     if !kind.subresources.is_empty() {
         let mut subs: Vec<&Subresource> = kind.subresources.iter().collect();
         subs.sort_by_key(|sub| sub.name());
-        entry.set("subresources", subs.into_iter().map(|s| aggregated_sub(kind, version, s)).collect::<Vec<_>>());
+        entry.set(
+            "subresources",
+            subs.into_iter().map(|s| aggregated_sub(kind, version, s)).collect::<Vec<_>>(),
+        );
     }
     entry.into()
 }
@@ -367,7 +372,9 @@ mod tests {
         );
         let all = names(&core, "resources", "name");
         assert!(all.is_sorted(), "{all:?}");
-        for name in ["pods/log", "pods/eviction", "namespaces/finalize", "services/proxy", "serviceaccounts/token"] {
+        for name in
+            ["pods/log", "pods/eviction", "namespaces/finalize", "services/proxy", "serviceaccounts/token"]
+        {
             assert!(all.iter().any(|n| n == name), "{name}");
         }
         assert!(resource_list(&kinds, "apps", "v1beta1").is_none());
@@ -376,13 +383,21 @@ mod tests {
     #[test]
     fn every_kind_is_discovered_in_both_forms() {
         let kinds = KindTable::default().snapshot();
-        let both: Vec<Value> = [true, false].into_iter().flat_map(|l| aggregated(&kinds, l).items_at(&["items"]).to_vec()).collect();
+        let both: Vec<Value> = [true, false]
+            .into_iter()
+            .flat_map(|l| aggregated(&kinds, l).items_at(&["items"]).to_vec())
+            .collect();
         for kind in builtin() {
             let group = both.iter().find(|g| g.str_at(&["metadata", "name"]) == kind.group).expect("group");
             for version in kind.versions.iter() {
                 let list = resource_list(&kinds, &kind.group, &version.name).expect("served");
-                assert!(names(&list, "resources", "name").iter().any(|n| *n == kind.plural), "{}", kind.plural);
-                let entry = group.items_at(&["versions"]).iter().find(|v| v.str_at(&["version"]) == version.name);
+                assert!(
+                    names(&list, "resources", "name").iter().any(|n| *n == kind.plural),
+                    "{}",
+                    kind.plural
+                );
+                let entry =
+                    group.items_at(&["versions"]).iter().find(|v| v.str_at(&["version"]) == version.name);
                 let resources = names(entry.expect("version"), "resources", "resource");
                 assert!(resources.iter().any(|n| *n == kind.plural), "{}", kind.plural);
             }

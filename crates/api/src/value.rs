@@ -339,6 +339,20 @@ impl Object {
         &mut self.pairs[at].1
     }
 
+    /// [`Object::entry`] for a name that is shared already.
+    pub(crate) fn entry_shared(&mut self, key: &Str) -> &mut Value {
+        let at = self.pairs.iter().position(|(k, _)| k == key).unwrap_or_else(|| {
+            self.pairs.push((key.clone(), Value::Null));
+            self.pairs.len() - 1
+        });
+        &mut self.pairs[at].1
+    }
+
+    /// The name of the last field.
+    pub(crate) fn last_key(&self) -> Option<&Str> {
+        self.pairs.last().map(|(k, _)| k)
+    }
+
     /// Removes a field; the order of the others stays.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.pairs.iter().position(|(k, _)| k == key)?;

@@ -174,6 +174,8 @@ struct Struct {
     first: u32,
     len: u32,
     by_name: Vec<u32>,
+    /// Own fields that protobuf carries.
+    by_number: Vec<u32>,
     /// Those of `by_name` that Go writes even when they were not given.
     always: Vec<u32>,
     /// Those of `by_name` with a declared default.
@@ -282,6 +284,17 @@ impl<'a> SchemaRef<'a> {
             0..0
         };
         own.map(move |i| self.field_at(i))
+    }
+
+    /// A struct's own fields that protobuf carries, sorted by number.
+    pub fn wire_fields(self) -> impl DoubleEndedIterator<Item = FieldRef<'a>> {
+        let by_number: &[u32] = if self.node.ty == Type::Struct { &self.fields_of().by_number } else { &[] };
+        by_number.iter().map(move |&i| self.field_at(i))
+    }
+
+    /// A list that is a message of its own in protobuf.
+    pub(crate) fn is_wrapped(self) -> bool {
+        !self.node.go.starts_with("[]") && self.node.go != "ValidationRules"
     }
 
     /// Item of a list; the JSONSchemaProps of the schema unions.

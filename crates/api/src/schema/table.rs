@@ -297,7 +297,12 @@ impl Loader {
             names.sort_by(|&a, &b| field(a).name.cmp(&field(b).name));
             let always = names.iter().copied().filter(|&i| self.always_written(field(i))).collect();
             let defaulted = names.iter().copied().filter(|&i| self.has_default(field(i))).collect();
+            let own =
+                self.schema.structs[at].first..self.schema.structs[at].first + self.schema.structs[at].len;
+            let mut by_number: Vec<u32> = own.filter(|&i| field(i).wire.number > 0).collect();
+            by_number.sort_by_key(|&i| field(i).wire.number);
             let slot = &mut self.schema.structs[at];
+            slot.by_number = by_number;
             (slot.by_name, slot.always, slot.defaulted) = (names, always, defaulted);
         }
     }
