@@ -1,11 +1,12 @@
 //! How components talk to the API: a `kube::Client` over HTTPS or over the in-process pipeline, shared informers, work
-//! queues, an event recorder and leader election. Knows neither the API server nor the store.
+//! queues, an event recorder and leader election, and label selectors matched on typed objects. Knows neither the API server nor the store.
 
 pub mod connect;
 pub mod election;
 pub mod events;
 pub mod informer;
 pub mod queue;
+pub mod selector;
 
 pub use connect::{in_process, over_https};
 pub use events::Recorder;

@@ -7,7 +7,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use serde_json::json;
 
-use crate::selector;
+use corten_client::selector;
 
 /// Objects sorted by what must be done about them.
 #[derive(Debug)]

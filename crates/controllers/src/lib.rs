@@ -6,10 +6,10 @@
 
 pub mod claim;
 pub mod cluster;
+pub mod deployment;
 pub mod expect;
 pub mod pods;
 pub mod replica;
-pub mod selector;
 
 pub use cluster::{Cluster, Config};
 
@@ -21,6 +21,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     let cluster = Cluster::start(client, config, stop);
     cluster.synced().await;
     tokio::join!(
+        deployment::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
         replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),
     );

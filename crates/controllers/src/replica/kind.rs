@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::Cluster;
-use crate::selector;
+use corten_client::selector;
 
 /// The counts of the status, the same in both kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::kind::Counts;
 use crate::pods::{self, BURST};
-use crate::selector;
+use corten_client::selector;
 
 /// What to do.
 #[derive(Debug, Default)]

@@ -15,7 +15,8 @@ use super::plan::{self, Plan};
 use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::expect::Expectations;
-use crate::{pods, selector};
+use crate::pods;
+use corten_client::selector;
 
 struct Controller<K: Replicas> {
     cluster: Arc<Cluster>,
