@@ -1,0 +1,180 @@
+//! What a pod asks for and what a node has, as integers: milli-CPUs, bytes, counts.
+
+use std::collections::BTreeMap;
+
+use corten_api::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+
+/// CPU of a container without a request, when nodes are compared (upstream's non-zero default), in milli-CPUs.
+pub const DEFAULT_MILLI_CPU: i64 = 100;
+/// Memory of a container without a request, when nodes are compared, in bytes.
+pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+
+/// Amounts by resource. Extended resources and huge pages are in `scalar`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// In thousandths of a CPU.
+    pub milli_cpu: i64,
+    /// In bytes.
+    pub memory: i64,
+    /// In bytes.
+    pub ephemeral_storage: i64,
+    /// Everything else, in its own unit.
+    pub scalar: BTreeMap<String, i64>,
+}
+
+type Amounts = BTreeMap<String, Text>;
+
+impl Resources {
+    /// From a list as objects carry it. Amounts that do not parse count as nothing: the API refuses them.
+    pub fn of(list: Option<&Amounts>) -> Self {
+        let mut out = Resources::default();
+        for (name, amount) in list.into_iter().flatten() {
+            let Ok(quantity) = Quantity::parse(&amount.0) else { continue };
+            match name.as_str() {
+                "cpu" => out.milli_cpu = quantity.milli(),
+                "memory" => out.memory = quantity.value(),
+                "ephemeral-storage" => out.ephemeral_storage = quantity.value(),
+                "pods" => {}
+                other => {
+                    out.scalar.insert(other.to_owned(), quantity.value());
+                }
+            }
+        }
+        out
+    }
+
+    /// Adds (`sign` 1) or takes away (`sign` -1).
+    pub fn add(&mut self, other: &Resources, sign: i64) {
+        self.milli_cpu += sign * other.milli_cpu;
+        self.memory += sign * other.memory;
+        self.ephemeral_storage += sign * other.ephemeral_storage;
+        for (name, amount) in &other.scalar {
+            *self.scalar.entry(name.clone()).or_default() += sign * amount;
+        }
+    }
+
+    fn raise_to(&mut self, other: &Resources) {
+        self.milli_cpu = self.milli_cpu.max(other.milli_cpu);
+        self.memory = self.memory.max(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.max(other.ephemeral_storage);
+        for (name, amount) in &other.scalar {
+            let mine = self.scalar.entry(name.clone()).or_default();
+            *mine = (*mine).max(*amount);
+        }
+    }
+}
+
+/// What a pod asks for: the containers together, or the hungriest init container (with the sidecars that were started before
+/// it) where that is more; and the overhead of its runtime class.
+pub fn requests(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    total(spec, |c| Resources::of(c.resources.as_ref().and_then(|r| r.requests.as_ref())))
+}
+
+/// The same with defaults for containers that ask for nothing, so that they count for something when nodes are compared.
+pub fn scoring_requests(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    total(spec, |container| {
+        let list = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let mut amounts = Resources::of(list);
+        let asks_for = |name: &str| list.is_some_and(|l| l.contains_key(name));
+        if !asks_for("cpu") {
+            amounts.milli_cpu = DEFAULT_MILLI_CPU;
+        }
+        if !asks_for("memory") {
+            amounts.memory = DEFAULT_MEMORY;
+        }
+        amounts
+    })
+}
+
+fn total(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+    let mut running = Resources::default();
+    for container in &spec.containers {
+        running.add(&of(container), 1);
+    }
+    let mut sidecars = Resources::default();
+    let mut peak = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        let own = of(container);
+        let mut step = sidecars.clone();
+        step.add(&own, 1);
+        peak.raise_to(&step);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = step;
+        }
+    }
+    running.add(&sidecars, 1);
+    running.raise_to(&peak);
+    if let Some(pod_level) = &spec.resources {
+        running.override_with(&Resources::of(pod_level.requests.as_ref()));
+    }
+    running.add(&Resources::of(spec.overhead.as_ref()), 1);
+    running
+}
+
+impl Resources {
+    /// Pod-level requests stand in place of the sum of the containers'.
+    fn override_with(&mut self, pod_level: &Resources) {
+        for (mine, theirs) in
+            [(&mut self.milli_cpu, pod_level.milli_cpu), (&mut self.memory, pod_level.memory)]
+        {
+            if theirs > 0 {
+                *mine = theirs;
+            }
+        }
+    }
+}
+
+/// What a node can give to pods, and how many pods it takes.
+pub fn allocatable(node: &Node) -> (Resources, i64) {
+    let list = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+    let pods =
+        list.and_then(|l| l.get("pods")).and_then(|q| Quantity::parse(&q.0).ok()).map_or(0, |q| q.value());
+    (Resources::of(list), pods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({ "spec": spec })).unwrap()
+    }
+
+    #[test]
+    fn containers_add_up_and_init_containers_peak() {
+        let cpu = |amount: &str| json!({ "requests": { "cpu": amount, "memory": "1Gi" } });
+        let table = [
+            (
+                json!({ "containers": [{ "name": "a", "resources": cpu("100m") }, { "name": "b", "resources": cpu("1") }] }),
+                1100,
+            ),
+            (
+                json!({ "containers": [{ "name": "a", "resources": cpu("100m") }],
+                        "initContainers": [{ "name": "i", "resources": cpu("2") }] }),
+                2000,
+            ),
+            (
+                json!({ "containers": [{ "name": "a", "resources": cpu("100m") }],
+                        "initContainers": [{ "name": "s", "restartPolicy": "Always", "resources": cpu("300m") },
+                                           { "name": "i", "resources": cpu("50m") }] }),
+                400,
+            ),
+            (json!({ "containers": [{ "name": "a" }], "overhead": { "cpu": "10m" } }), 10),
+        ];
+        for (spec, expected) in table {
+            assert_eq!(requests(&pod(spec.clone())).milli_cpu, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_container_without_requests_counts_when_nodes_are_compared() {
+        let pod = pod(json!({ "containers": [{ "name": "a" }] }));
+        assert_eq!(requests(&pod), Resources::default());
+        assert_eq!(scoring_requests(&pod).memory, DEFAULT_MEMORY);
+    }
+}
