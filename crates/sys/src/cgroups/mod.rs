@@ -135,6 +135,14 @@ impl HostCgroups {
         }
     }
 
+    /// The hierarchies of version 1 by the name of their mount point (`cpu,cpuacct`); none on version 2.
+    pub fn mount_points(&self) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::V1(host) => host.mount_points(),
+            Self::V2(_) => Vec::new(),
+        }
+    }
+
     /// The directory of `path` that holds the controller's files (any controller name on version 2).
     pub fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
         match self {

@@ -48,6 +48,17 @@ impl Hierarchies {
         all
     }
 
+    pub(super) fn mount_points(&self) -> Vec<(String, PathBuf)> {
+        // Hierarchies with a name only (systemd's) limit nothing.
+        let limiting = self.roots.iter().filter(|(controller, _)| !controller.starts_with("name="));
+        let mut all: Vec<_> = limiting
+            .filter_map(|(_, root)| Some((root.file_name()?.to_string_lossy().into_owned(), root.to_owned())))
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// The hierarchy that decides which processes belong to a group.
     fn members(&self, path: &str) -> Option<PathBuf> {
         ["freezer", "pids", "memory", "cpu"].iter().find_map(|c| self.directory(c, path))

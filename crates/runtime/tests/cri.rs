@@ -1,0 +1,294 @@
+//! The runtime as a kubelet sees it: a process that serves CRI, real containers, and nothing left behind.
+//! Needs root and a static busybox on the host; without them the tests say so and pass over.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Cluster, eventually};
+use k8s_cri::v1 as cri;
+use k8s_cri::v1::{ContainerEventType, ContainerState, PodSandboxState};
+use tonic::Code;
+
+const RUNNING: i32 = ContainerState::ContainerRunning as i32;
+const EXITED: i32 = ContainerState::ContainerExited as i32;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_lives_and_leaves_nothing_behind() {
+    let Some(mut cluster) = Cluster::start("live").await else { return };
+    let mut events = cluster.cri.get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    let pod = cluster.run_pod("web", |_| {}).await;
+    let status = cluster.pod_status(&pod).await;
+    assert_eq!(status.state, PodSandboxState::SandboxReady as i32);
+    let ip = status.network.unwrap().ip;
+    assert!(ip.parse::<std::net::Ipv4Addr>().is_ok(), "{ip:?}");
+
+    let script = "echo to-out; echo to-err >&2; printf no-newline; exec sleep 1000";
+    let id = cluster.run(&pod, "main", &["sh", "-c", script], |_| {}).await.unwrap();
+    let running = cluster.status(&id).await;
+    assert_eq!(running.state, RUNNING);
+    assert!(running.started_at >= running.created_at && running.created_at > 0);
+    let log = running.log_path.clone();
+    let lines = eventually(|| std::fs::read_to_string(&log).ok().filter(|t| t.lines().count() >= 2)).await;
+    assert!(lines.contains(" stdout F to-out\n") && lines.contains(" stderr F to-err\n"), "{lines}");
+
+    let out = cluster
+        .exec(&id, &["sh", "-c", "hostname; cat /etc/hostname; id -u; echo oops >&2; exit 3"], 10)
+        .await;
+    let out = out.unwrap();
+    assert_eq!((out.exit_code, out.stderr.as_slice()), (3, &b"oops\n"[..]));
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "web\nweb\n0\n");
+    let addresses = cluster.exec(&id, &["ip", "-o", "addr"], 10).await.unwrap();
+    assert!(String::from_utf8_lossy(&addresses.stdout).contains(&ip));
+    let missing = cluster.exec(&id, &["no-such-command"], 10).await.unwrap_err();
+    assert!(
+        missing.message().contains("\"no-such-command\": executable file not found in $PATH"),
+        "{missing}"
+    );
+    let slow = cluster.exec(&id, &["sleep", "60"], 1).await.unwrap_err();
+    assert_eq!(slow.code(), Code::DeadlineExceeded, "{slow}");
+
+    std::fs::rename(&log, format!("{log}.1")).unwrap();
+    let reopen = cri::ReopenContainerLogRequest { container_id: id.clone() };
+    cluster.cri.reopen_container_log(reopen).await.unwrap();
+    assert!(std::path::Path::new(&log).exists());
+
+    let stats =
+        cluster.cri.pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: pod.clone() }).await;
+    let linux = stats.unwrap().into_inner().stats.unwrap().linux.unwrap();
+    assert!(linux.containers[0].memory.as_ref().unwrap().working_set_bytes.unwrap().value > 0);
+    assert_eq!(linux.network.unwrap().default_interface.unwrap().name, "eth0");
+
+    // A first process without a handler does not hear SIGTERM: the grace period must end it.
+    cluster.stop(&id, 1).await;
+    let exited = cluster.status(&id).await;
+    assert_eq!((exited.state, exited.exit_code, exited.reason.as_str()), (EXITED, 137, "Error"));
+    assert!(exited.finished_at >= exited.started_at);
+    cluster.stop(&id, 1).await;
+    cluster.remove(&id).await;
+    cluster.remove(&id).await;
+    let gone = cluster
+        .cri
+        .container_status(cri::ContainerStatusRequest { container_id: id.clone(), verbose: false });
+    assert_eq!(gone.await.unwrap_err().code(), Code::NotFound);
+
+    let want = [
+        (pod.as_str(), ContainerEventType::ContainerCreatedEvent),
+        (pod.as_str(), ContainerEventType::ContainerStartedEvent),
+        (id.as_str(), ContainerEventType::ContainerCreatedEvent),
+        (id.as_str(), ContainerEventType::ContainerStartedEvent),
+        (id.as_str(), ContainerEventType::ContainerStoppedEvent),
+        (id.as_str(), ContainerEventType::ContainerDeletedEvent),
+    ];
+    for (id, kind) in want {
+        let event = events.message().await.unwrap().unwrap();
+        assert_eq!((event.container_id.as_str(), event.container_event_type()), (id, kind));
+        assert!(event.pod_sandbox_status.is_some());
+    }
+    cluster.remove_pod(&pod).await;
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why() {
+    let Some(mut cluster) = Cluster::start("fail").await else { return };
+    let pod = cluster.run_pod("fails", |_| {}).await;
+    for (command, words) in [
+        (&["no-such-command"][..], "exec: \"no-such-command\": executable file not found in $PATH"),
+        (&["/no/such/file"], "exec: \"/no/such/file\": stat /no/such/file: no such file or directory"),
+        (&["/etc/passwd"], "exec: \"/etc/passwd\": permission denied"),
+    ] {
+        let id = cluster.create(&pod, "main", command, |_| {}).await.unwrap();
+        let error = cluster.start_container(&id).await.unwrap_err();
+        assert!(error.message().contains(words), "{error}");
+        let status = cluster.status(&id).await;
+        assert_eq!((status.state, status.exit_code, status.reason.as_str()), (EXITED, 128, "StartError"));
+        assert!(status.message.contains(words), "{}", status.message);
+        cluster.remove(&id).await;
+    }
+    let absent = cluster
+        .create(&pod, "main", &["true"], |c| c.image.as_mut().unwrap().image = "absent:1".into())
+        .await;
+    assert_eq!(absent.unwrap_err().code(), Code::NotFound);
+    let no_pod = cluster.create("feed", "main", &["true"], |_| {}).await;
+    assert_eq!(no_pod.unwrap_err().code(), Code::NotFound);
+    let file = cluster.create(&pod, "main", &["true"], |c| {
+        c.mounts.push(cri::Mount {
+            container_path: "/proc/bad".into(),
+            host_path: "/tmp".into(),
+            ..Default::default()
+        });
+    });
+    let id = file.await.unwrap();
+    let error = cluster.start_container(&id).await.unwrap_err();
+    assert!(error.message().contains("/proc"), "the cause is told: {error}");
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_and_the_oom_killer_is_named() {
+    let Some(mut cluster) = Cluster::start("oom").await else { return };
+    let pod = cluster.run_pod("hungry", |_| {}).await;
+    let limit = |c: &mut cri::ContainerConfig| {
+        c.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
+            memory_limit_in_bytes: 32 << 20,
+            cpu_shares: 512,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            oom_score_adj: 500,
+            ..Default::default()
+        });
+    };
+    let id = cluster.run(&pod, "eater", &["tail", "/dev/zero"], limit).await.unwrap();
+    let status = cluster.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    let calm = cluster
+        .run(&pod, "calm", &["sh", "-c", "cat /proc/self/oom_score_adj; exec sleep 1000"], limit)
+        .await
+        .unwrap();
+    let more = cri::LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..Default::default() };
+    let update = cri::UpdateContainerResourcesRequest {
+        container_id: calm.clone(),
+        linux: Some(more),
+        ..Default::default()
+    };
+    cluster.cri.update_container_resources(update).await.unwrap();
+    let resources = cluster.status(&calm).await.resources.unwrap().linux.unwrap();
+    assert_eq!((resources.memory_limit_in_bytes, resources.cpu_shares), (64 << 20, 512));
+    let shown = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
+    let shown = cluster.exec(&calm, &["sh", "-c", shown], 10).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), (64 << 20).to_string());
+    let denied =
+        "echo 1000000000 > /sys/fs/cgroup/memory/memory.limit_in_bytes || echo 1 > /sys/fs/cgroup/memory.max";
+    assert_ne!(cluster.exec(&calm, &["sh", "-c", denied], 10).await.unwrap().exit_code, 0);
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_the_runtime_and_are_found_again() {
+    let Some(mut cluster) = Cluster::start("adopt").await else { return };
+    let pod = cluster.run_pod("stays", |_| {}).await;
+    let steady = cluster
+        .run(&pod, "steady", &["sh", "-c", "while read x; do echo got $x; done"], |c| c.stdin = true)
+        .await
+        .unwrap();
+    let shared = cluster.dir.path().join("shared").display().to_string();
+    let mount = cri::Mount { container_path: "/shared".into(), host_path: shared, ..Default::default() };
+    let script = "while [ ! -e /shared/go ]; do sleep 0.05; done; exit 7";
+    let ends = cluster.run(&pod, "ends", &["sh", "-c", script], |c| c.mounts.push(mount)).await.unwrap();
+    let waiting = cluster.create(&pod, "waiting", &["sleep", "1000"], |_| {}).await.unwrap();
+    let before = cluster.status(&steady).await;
+
+    cluster.kill_server();
+    std::fs::write(cluster.dir.path().join("shared/go"), "").unwrap();
+    let record = cluster.dir.path().join("containers").join(&ends).join("exit.json");
+    eventually(|| record.exists().then_some(())).await;
+    cluster.start_server().await;
+
+    let after = cluster.status(&steady).await;
+    assert_eq!((after.state, after.started_at), (RUNNING, before.started_at));
+    let ended = cluster.status(&ends).await;
+    assert_eq!((ended.state, ended.exit_code), (EXITED, 7));
+    assert_eq!(cluster.pod_status(&pod).await.state, PodSandboxState::SandboxReady as i32);
+    assert_eq!(cluster.exec(&steady, &["true"], 10).await.unwrap().exit_code, 0);
+    cluster.start_container(&waiting).await.unwrap();
+    // Its end is heard over the new connection to the old shim.
+    cluster.stop(&steady, 0).await;
+    assert_eq!(cluster.status(&steady).await.exit_code, 137);
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_pid_namespace_needs_no_container() {
+    let Some(mut cluster) = Cluster::start("pids").await else { return };
+    let share = |linux: &mut cri::LinuxPodSandboxConfig| {
+        let context = linux.security_context.as_mut().unwrap();
+        context.namespace_options.as_mut().unwrap().pid = cri::NamespaceMode::Pod.into();
+    };
+    let pod = cluster.run_pod("shares", |c| share(c.linux.as_mut().unwrap())).await;
+    let shared = |c: &mut cri::ContainerConfig| {
+        let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        context.namespace_options.as_mut().unwrap().pid = cri::NamespaceMode::Pod.into();
+    };
+    let one = cluster.run(&pod, "one", &["sh", "-c", "sleep 1001 & exec sleep 1000"], shared).await.unwrap();
+    let two = cluster.run(&pod, "two", &["sleep", "2000"], shared).await.unwrap();
+    let seen = cluster.exec(&two, &["ps"], 10).await.unwrap();
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(
+        seen.contains("sleep 1000") && seen.contains("sleep 1001") && seen.contains("sleep 2000"),
+        "{seen}"
+    );
+    cluster.stop(&one, 0).await;
+    let seen = cluster.exec(&two, &["ps"], 10).await.unwrap();
+    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+    assert!(
+        !seen.contains("sleep 1001") && seen.contains("sleep 2000"),
+        "the rest of a container ends with it: {seen}"
+    );
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn security_settings_reach_the_process() {
+    let Some(mut cluster) = Cluster::start("fence").await else { return };
+    let pod = cluster.run_pod("fenced", |_| {}).await;
+    let id = cluster
+        .run(&pod, "main", &["sleep", "1000"], |c| {
+            let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            context.run_as_user = Some(cri::Int64Value { value: 1234 });
+            context.run_as_group = Some(cri::Int64Value { value: 99 });
+            context.supplemental_groups = vec![555];
+            context.readonly_rootfs = true;
+            context.no_new_privs = true;
+            context.masked_paths = vec!["/proc/kcore".into(), "/sys/firmware".into()];
+            context.capabilities =
+                Some(cri::Capability { drop_capabilities: vec!["ALL".into()], ..Default::default() });
+            c.working_dir = "/made/here".into();
+            c.envs = vec![cri::KeyValue { key: "GREETING".into(), value: "a b=c".into() }];
+        })
+        .await
+        .unwrap();
+    let script =
+        "id -u; id -g; id -G; pwd; echo $GREETING; grep -E 'CapBnd|NoNewPrivs' /proc/1/status; touch /x";
+    let out = cluster.exec(&id, &["sh", "-c", script], 10).await.unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(
+        text,
+        "1234\n99\n99 555\n/made/here\na b=c\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n",
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert!(String::from_utf8_lossy(&out.stderr).contains("Read-only file system"));
+    let users = cluster.status(&id).await.user.unwrap().linux.unwrap();
+    assert_eq!((users.uid, users.gid), (1234, 99));
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once() {
+    let Some(cluster) = Cluster::start("many").await else { return };
+    let cluster = std::sync::Arc::new(cluster);
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..10 {
+        let mut own = cluster.handle();
+        tasks.spawn(async move {
+            let begun = std::time::Instant::now();
+            let pod = own.run_pod(&format!("pod{index}"), |_| {}).await;
+            let id = own.run(&pod, "main", &["sleep", "1000"], |_| {}).await.unwrap();
+            let took = begun.elapsed();
+            assert_eq!(own.exec(&id, &["true"], 60).await.unwrap().exit_code, 0);
+            own.remove_pod(&pod).await;
+            took
+        });
+    }
+    let mut all: Vec<Duration> = tasks.join_all().await;
+    all.sort();
+    eprintln!("10 pods at once: {all:?}");
+    cluster.handle().assert_clean().await;
+}
