@@ -1,0 +1,254 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+use crate::objects::Kind;
+
+/// Measures a Kubernetes API server from the outside.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "corten-bench", version)]
+pub struct Args {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Print one JSON object per line instead of a table.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// One measurement, or all of them.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Create objects: pods of 2 KB that no scheduler touches, or config maps of 1 KB.
+    Create(Load),
+    /// Replace objects, each conditional on the version it has.
+    Update(Load),
+    /// Read single objects.
+    Get(Load),
+    /// List all objects of the namespace, from the store and from the cache (resourceVersion=0).
+    List(Load),
+    /// Change objects while many watch them; the latency is from the write's begin to the event's arrival.
+    Watch(WatchLoad),
+    /// Start pods and wait for their containers: one at a time, then all at once.
+    PodStart(PodStart),
+    /// Start a cluster and measure how long it takes and what it costs when idle.
+    Up(Up),
+    /// Everything above; starts the cluster itself when a command is given after `--`.
+    All(All),
+}
+
+/// Which server, and which processes pay for it.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct Target {
+    /// How to reach the server and as whom.
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// A context of the kubeconfig other than the current one.
+    #[arg(long)]
+    pub context: Option<String>,
+
+    /// A process whose CPU time and memory (children included) are the server's; may be repeated.
+    #[arg(long = "server-pid")]
+    pub server_pids: Vec<u32>,
+
+    /// The namespace to make and remove [default: corten-bench-PID].
+    #[arg(long)]
+    pub namespace: Option<String>,
+}
+
+/// Requests of one kind.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Load {
+    #[command(flatten)]
+    pub target: Target,
+
+    /// What kind of objects.
+    #[arg(long, value_enum, default_value_t = Kind::Pods)]
+    pub kind: Kind,
+
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub clients: u32,
+
+    /// Requests in all.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+
+    /// Objects to work on (create makes as many as it has requests).
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub objects: u32,
+}
+
+/// Watch fan-out.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct WatchLoad {
+    #[command(flatten)]
+    pub load: Load,
+
+    /// Watchers, each on a connection of its own.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub watchers: u32,
+}
+
+/// Pod start latency.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct PodStart {
+    #[command(flatten)]
+    pub target: Target,
+
+    #[command(flatten)]
+    pub pods: PodOptions,
+}
+
+/// What the started pods are.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct PodOptions {
+    /// The container's image; it should be on the node already.
+    #[arg(long)]
+    pub image: String,
+
+    /// The container's command, split at blanks; empty = the image's own.
+    #[arg(long, default_value = "")]
+    pub pod_command: String,
+
+    /// Pods started one after the other.
+    #[arg(long, default_value_t = 50)]
+    pub one_by_one: u32,
+
+    /// Pods started at once.
+    #[arg(long, default_value_t = 30)]
+    pub burst: u32,
+}
+
+/// Start and idle cost of a cluster.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Up {
+    /// Seconds over which idle CPU is measured.
+    #[arg(long, default_value_t = 60)]
+    pub idle_secs: u64,
+
+    /// Seconds between node Ready and the idle measurement.
+    #[arg(long, default_value_t = 5)]
+    pub settle_secs: u64,
+
+    /// Seconds to wait for the node.
+    #[arg(long, default_value_t = 60)]
+    pub ready_secs: u64,
+
+    /// A shell command run when the node is ready (image imports); it sees BENCH_DATA_DIR and KUBECONFIG.
+    #[arg(long)]
+    pub setup: Option<String>,
+
+    /// The command that starts the cluster. `{data}` stands for a scratch directory, in which it writes `kubeconfig`;
+    /// without it `--data-dir <scratch>` is added at the end.
+    #[arg(last = true, required = true)]
+    pub cluster: Vec<String>,
+}
+
+/// All measurements in one table.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct All {
+    #[command(flatten)]
+    pub target: Target,
+
+    /// Connections.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub clients: u32,
+
+    /// Requests of each kind.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+
+    /// Lists of each kind, each of `--count` objects.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub lists: u32,
+
+    /// Watchers.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub watchers: u32,
+
+    /// The image of the pods to start; without it no pod is started.
+    #[arg(long)]
+    pub image: Option<String>,
+
+    /// The pods' command, split at blanks; empty = the image's own.
+    #[arg(long, default_value = "")]
+    pub pod_command: String,
+
+    /// Pods started one after the other.
+    #[arg(long, default_value_t = 50)]
+    pub one_by_one: u32,
+
+    /// Pods started at once.
+    #[arg(long, default_value_t = 30)]
+    pub burst: u32,
+
+    /// As for `up`.
+    #[arg(long, default_value_t = 60)]
+    pub idle_secs: u64,
+
+    /// As for `up`.
+    #[arg(long, default_value_t = 5)]
+    pub settle_secs: u64,
+
+    /// As for `up`.
+    #[arg(long, default_value_t = 60)]
+    pub ready_secs: u64,
+
+    /// As for `up`.
+    #[arg(long)]
+    pub setup: Option<String>,
+
+    /// As for `up`; without it `--kubeconfig` names a running server.
+    #[arg(last = true)]
+    pub cluster: Vec<String>,
+}
+
+impl All {
+    /// The part that concerns the cluster's start.
+    pub fn up(&self) -> Up {
+        Up {
+            idle_secs: self.idle_secs,
+            settle_secs: self.settle_secs,
+            ready_secs: self.ready_secs,
+            setup: self.setup.clone(),
+            cluster: self.cluster.clone(),
+        }
+    }
+
+    /// A load on one kind.
+    pub fn load(&self, kind: Kind, count: u32) -> Load {
+        Load { target: self.target.clone(), kind, clients: self.clients, count, objects: self.count }
+    }
+
+    /// The part that concerns started pods, when there is an image for them.
+    pub fn pods(&self) -> Option<PodOptions> {
+        Some(PodOptions {
+            image: self.image.clone()?,
+            pod_command: self.pod_command.clone(),
+            one_by_one: self.one_by_one,
+            burst: self.burst,
+        })
+    }
+}
+
+impl Up {
+    /// `--ready-secs`.
+    pub fn ready_within(&self) -> Duration {
+        Duration::from_secs(self.ready_secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Args::command().debug_assert();
+    }
+}
