@@ -107,6 +107,7 @@ impl Disk {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut conn = Connection::open_with_flags(dir.join("store.db"), flags).map_err(disk_error)?;
         conn.execute_batch(SETTINGS).map_err(disk_error)?;
+        check_durable(&conn)?;
         prepare_schema(&mut conn)?;
         Ok(Self { conn, wal_pages: 0, _lock: lock })
     }
@@ -249,6 +250,19 @@ fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded, StoreError> {
         Arc::new(Entry { key, value, create_revision, mod_revision: revision, version })
     });
     Ok(Loaded { key, revision, entry, lease: row.get(5).map_err(disk_error)? })
+}
+
+/// SQLite ignores settings that it cannot follow; these two are what an acknowledgement rests on.
+fn check_durable(conn: &Connection) -> Result<(), StoreError> {
+    const FULL: i64 = 2;
+    let journal: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(disk_error)?;
+    let synchronous: i64 = conn.query_row("PRAGMA synchronous", [], |row| row.get(0)).map_err(disk_error)?;
+    if journal != "wal" || synchronous != FULL {
+        return Err(StoreError::Io(format!(
+            "SQLite would run with journal {journal}, synchronous {synchronous}"
+        )));
+    }
+    Ok(())
 }
 
 fn prepare_schema(conn: &mut Connection) -> Result<(), StoreError> {
