@@ -90,6 +90,25 @@ pub fn dns_subdomain(value: &str) -> Messages {
     messages
 }
 
+/// The same with underscores: DNS search paths.
+pub fn dns_subdomain_with_underscore(value: &str) -> Messages {
+    let mut messages = Vec::new();
+    if value.len() > SUBDOMAIN_MAX {
+        messages.push(too_many_characters(SUBDOMAIN_MAX));
+    }
+    let is_part = |part: &str| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        is_label(&part.replace('_', "-"))
+    };
+    if !value.split('.').all(is_part) {
+        let label = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+        let message = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or \
+             '.', and must start and end with an alphanumeric character";
+        messages.push(pattern(message, &format!("{label}(\\.{label})*"), &["example.com"]));
+    }
+    messages
+}
+
 /// A lowercase RFC 1123 label of at most 63 bytes: namespaces, containers, volumes.
 pub fn dns_label(value: &str) -> Messages {
     let mut messages = Vec::new();

@@ -3,9 +3,11 @@
 //! `rows.rs` holds one row a kind; what makes a kind special stands in a file of its own beside it.
 
 mod columns;
-mod pod;
+mod look;
+pub mod pod;
 mod row;
 mod rows;
+mod storage;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
