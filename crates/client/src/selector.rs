@@ -1,7 +1,8 @@
-//! Label selectors of objects, matched against labels.
+//! Label selectors and tolerations of typed objects, matched against labels and taints.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 type Labels = BTreeMap<String, String>;
@@ -32,4 +33,20 @@ pub fn is_empty(selector: &LabelSelector) -> bool {
 /// A selector that asks for all of these labels.
 pub fn of_labels(labels: &Labels) -> LabelSelector {
     LabelSelector { match_labels: Some(labels.clone()), match_expressions: None }
+}
+
+/// Does a toleration accept a taint?
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let unset = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+    let effect = unset(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
+    let key = unset(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
+    let value = match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => {
+            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+        }
+        "Exists" => true,
+        _ => false,
+    };
+    // A toleration of every key must say "Exists".
+    effect && key && value && !(unset(&toleration.key) && toleration.operator.as_deref() != Some("Exists"))
 }

@@ -4,12 +4,18 @@
 //! and writes. What several need is here once: [`cluster`] (the shared informers), [`claim`] (adopting and releasing),
 //! [`pods`] (facts about pods, creating and deleting them), [`expect`] (waiting for one's own writes to come back).
 
+pub mod answer;
 pub mod claim;
 pub mod cluster;
 pub mod deployment;
 pub mod expect;
+pub mod namespace;
+pub mod node_cidr;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod pods;
 pub mod replica;
+pub mod service_account;
 
 pub use cluster::{Cluster, Config};
 
@@ -22,6 +28,11 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     cluster.synced().await;
     tokio::join!(
         deployment::run(&cluster),
+        namespace::run(&cluster),
+        node_cidr::run(&cluster),
+        node_lifecycle::run(&cluster),
+        pod_gc::run(&cluster),
+        service_account::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
         replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),
     );

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use corten_client::selector;
+pub use corten_client::selector::tolerates;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
 };
@@ -53,22 +54,6 @@ fn requirement_matches(operator: &str, value: Option<&str>, values: &[String]) -
         "Lt" => compare(|a, b| a < b),
         _ => false,
     }
-}
-
-/// Does a toleration accept a taint?
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let unset = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
-    let effect = unset(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
-    let key = unset(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
-    let value = match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => {
-            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        _ => false,
-    };
-    // A toleration of every key must say "Exists".
-    effect && key && value && !(unset(&toleration.key) && toleration.operator.as_deref() != Some("Exists"))
 }
 
 /// The taint, of those with one of these effects, that none of the tolerations accepts.

@@ -1,0 +1,144 @@
+//! Empties namespaces that are being deleted, and lets them go when they are empty.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use corten_client::{Change, Key, WorkQueue};
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::discovery::{ApiCapabilities, Scope, verbs};
+use kube::{Api, Discovery};
+use serde_json::json;
+
+use crate::answer::gone_is_fine;
+use crate::cluster::Cluster;
+
+/// The finalizer in a namespace's spec that stands for this controller.
+const FINALIZER: &str = "kubernetes";
+
+/// Why a namespace could not be emptied yet.
+#[derive(Debug, thiserror::Error)]
+pub enum NotEmpty {
+    /// The API said no, or nothing.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// Objects are on their way out: their finalizers or grace periods take time.
+    #[error("{0}")]
+    Remaining(String),
+}
+
+/// Empties namespaces until the cluster's stop.
+pub async fn run(cluster: &Arc<Cluster>) {
+    let queue: WorkQueue<Key> = WorkQueue::new();
+    let adds = queue.clone();
+    cluster.namespaces.on_change(move |change| {
+        if change.object().metadata.deletion_timestamp.is_some() {
+            adds.add(Key::of(&**change.object()));
+        }
+    });
+    // Pods take the longest to go: look again when one is gone.
+    let (adds, me) = (queue.clone(), cluster.clone());
+    cluster.pods.on_change(move |change| {
+        let Change::Deleted(pod) = change else { return };
+        let key = Key::new("", pod.metadata.namespace.clone().unwrap_or_default());
+        if me.namespaces.get(&key).is_some_and(|n| n.metadata.deletion_timestamp.is_some()) {
+            adds.add(key);
+        }
+    });
+    let me = cluster.clone();
+    let reconcile = move |key| {
+        let me = me.clone();
+        async move { reconcile(&me, key).await }
+    };
+    queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+}
+
+async fn reconcile(cluster: &Cluster, key: Key) -> Result<Option<Duration>, NotEmpty> {
+    let Some(namespace) = cluster.namespaces.get(&key) else { return Ok(None) };
+    let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
+    if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|f| f == FINALIZER) {
+        return Ok(None);
+    }
+    let outcome = empty(cluster, &key.name).await;
+    let remaining = match &outcome {
+        Err(NotEmpty::Remaining(what)) => Some(what.as_str()),
+        _ => None,
+    };
+    write_conditions(cluster, &namespace, remaining).await?;
+    outcome?;
+    finish(cluster, &namespace).await?;
+    Ok(None)
+}
+
+/// Deletes everything of every kind; an error says what is still there.
+async fn empty(cluster: &Cluster, namespace: &str) -> Result<(), NotEmpty> {
+    let discovery = Discovery::new(cluster.client.clone()).run().await?;
+    let kinds = discovery.groups().flat_map(|g| g.recommended_resources());
+    let mut remaining = Vec::new();
+    for (resource, _) in kinds.filter(|(_, can)| is_ours(can)) {
+        let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, &resource);
+        let left = empty_kind(&api).await?;
+        if left > 0 {
+            let group =
+                if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
+            remaining.push(format!("{}{group} has {left} resource instances", resource.plural));
+        }
+    }
+    if remaining.is_empty() {
+        return Ok(());
+    }
+    remaining.sort();
+    Err(NotEmpty::Remaining(format!("Some resources are remaining: {}", remaining.join(", "))))
+}
+
+fn is_ours(can: &ApiCapabilities) -> bool {
+    can.scope == Scope::Namespaced
+        && can.supports_operation(verbs::DELETE_COLLECTION)
+        && can.supports_operation(verbs::LIST)
+}
+
+async fn empty_kind(api: &Api<DynamicObject>) -> Result<usize, kube::Error> {
+    let some = ListParams::default().limit(1);
+    if api.list_metadata(&some).await?.items.is_empty() {
+        return Ok(0);
+    }
+    api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
+    Ok(api.list_metadata(&ListParams::default()).await?.items.len())
+}
+
+async fn write_conditions(
+    cluster: &Cluster,
+    namespace: &Namespace,
+    remaining: Option<&str>,
+) -> Result<(), kube::Error> {
+    let (status, reason, message) = match remaining {
+        Some(what) => ("True", "SomeResourcesRemain", what),
+        None => ("False", "ContentRemoved", "All content successfully removed"),
+    };
+    let present = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let known = present.into_iter().any(|c| {
+        c.type_ == "NamespaceContentRemaining" && c.status == status && c.message.as_deref() == Some(message)
+    });
+    if known {
+        return Ok(());
+    }
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let condition = json!({ "type": "NamespaceContentRemaining", "status": status, "reason": reason,
+        "message": message, "lastTransitionTime": now });
+    let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+    let name = namespace.metadata.name.as_deref().unwrap_or_default();
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    gone_is_fine(api.patch_status(name, &PatchParams::default(), &patch).await)
+}
+
+async fn finish(cluster: &Cluster, namespace: &Namespace) -> Result<(), kube::Error> {
+    let name = namespace.metadata.name.as_deref().unwrap_or_default();
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let Some(mut fresh) = api.get_opt(name).await? else { return Ok(()) };
+    if let Some(finalizers) = fresh.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
+        finalizers.retain(|f| f != FINALIZER);
+    }
+    let answer = api.replace_subresource::<Namespace>("finalize", name, &PostParams::default(), &fresh).await;
+    gone_is_fine(answer)
+}
