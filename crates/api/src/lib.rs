@@ -1,5 +1,6 @@
 //! The Kubernetes API as data: values, schemas, kinds, patches, codecs, errors. Does no I/O and never waits.
 
+pub mod apply;
 pub mod cbor;
 pub mod discovery;
 pub mod field;

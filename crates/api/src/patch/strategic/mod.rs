@@ -23,7 +23,7 @@ pub use types::{PatchSchema, PatchStrategy};
 use std::collections::HashSet;
 
 use super::PatchError;
-use super::fields::{Fields, Scalar};
+use super::fields::Fields;
 use super::merge::prune_nulls;
 use crate::{Object, Str, Value};
 use lists::Merging;
@@ -300,7 +300,7 @@ fn child<S: PatchSchema>(schema: S, key: &str) -> Result<S, PatchError> {
 }
 
 /// A value as Go's `%v` prints it.
-fn go(value: &Value) -> String {
+pub(crate) fn go(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::Bool(b) => b.to_string(),

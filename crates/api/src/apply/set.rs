@@ -1,0 +1,298 @@
+//! A set of fields: who owns what. A tree of sorted path elements, so that set algebra is one merge join a level.
+
+use std::cmp::Ordering;
+
+use super::path::PathElement;
+use crate::{Object, Str, Value};
+
+/// A set of paths. An element of a level may be a member itself, have members below it, or both; never neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    entries: Vec<Entry>,
+}
+
+/// One element of a level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub element: PathElement,
+    pub member: bool,
+    pub children: Set,
+}
+
+impl Entry {
+    fn leaf(element: PathElement) -> Self {
+        Entry { element, member: true, children: Set::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.member && self.children.is_empty()
+    }
+}
+
+impl Set {
+    /// No members?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many members.
+    pub fn len(&self) -> usize {
+        self.entries.iter().map(|e| usize::from(e.member) + e.children.len()).sum()
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Entries in any order, none twice, none empty.
+    pub(super) fn from_entries(mut entries: Vec<Entry>) -> Self {
+        if !entries.is_sorted_by(|a, b| a.element < b.element) {
+            entries.sort_unstable_by(|a, b| a.element.cmp(&b.element));
+        }
+        Set { entries }
+    }
+
+    /// The set of paths of plain field names.
+    pub fn of_fields(paths: &[&[&str]]) -> Self {
+        let mut set = Set::default();
+        for path in paths {
+            let path: Vec<_> = path.iter().map(|name| PathElement::Field(Str::from(*name))).collect();
+            set.insert(&path);
+        }
+        set
+    }
+
+    /// Adds one path. The empty path, the object itself, is never owned.
+    pub fn insert(&mut self, path: &[PathElement]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let at = match self.find(first) {
+            Ok(at) => at,
+            Err(at) => {
+                let entry = Entry { element: first.clone(), member: false, children: Set::default() };
+                self.entries.insert(at, entry);
+                at
+            }
+        };
+        match rest {
+            [] => self.entries[at].member = true,
+            rest => self.entries[at].children.insert(rest),
+        }
+    }
+
+    fn find(&self, element: &PathElement) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| entry.element.cmp(element))
+    }
+
+    /// The entry of an element of the first level.
+    pub(super) fn get(&self, element: &PathElement) -> Option<&Entry> {
+        self.find(element).ok().map(|at| &self.entries[at])
+    }
+
+    /// Is the path a member?
+    pub fn has(&self, path: &[PathElement]) -> bool {
+        match path {
+            [] => false,
+            [last] => self.get(last).is_some_and(|entry| entry.member),
+            [first, rest @ ..] => self.get(first).is_some_and(|entry| entry.children.has(rest)),
+        }
+    }
+
+    /// All members, those of a level before those below it.
+    pub fn paths(&self) -> Vec<Vec<PathElement>> {
+        let mut paths = Vec::new();
+        self.collect(&mut Vec::new(), &mut paths);
+        paths
+    }
+
+    fn collect(&self, prefix: &mut Vec<PathElement>, paths: &mut Vec<Vec<PathElement>>) {
+        for entry in self.entries.iter().filter(|entry| entry.member) {
+            let mut path = prefix.clone();
+            path.push(entry.element.clone());
+            paths.push(path);
+        }
+        for entry in &self.entries {
+            prefix.push(entry.element.clone());
+            entry.children.collect(prefix, paths);
+            prefix.pop();
+        }
+    }
+
+    /// Members of either.
+    pub fn union(&self, other: &Set) -> Set {
+        if other.is_empty() {
+            return self.clone();
+        }
+        self.join(other, |a, b| {
+            Some(match (a, b) {
+                (Some(a), Some(b)) => Entry {
+                    element: a.element.clone(),
+                    member: a.member || b.member,
+                    children: a.children.union(&b.children),
+                },
+                (Some(one), None) | (None, Some(one)) => one.clone(),
+                (None, None) => return None,
+            })
+        })
+    }
+
+    /// Members of both.
+    pub fn intersection(&self, other: &Set) -> Set {
+        self.join(other, |a, b| {
+            let (a, b) = (a?, b?);
+            Some(Entry {
+                element: a.element.clone(),
+                member: a.member && b.member,
+                children: a.children.intersection(&b.children),
+            })
+        })
+    }
+
+    /// Is there a member of both? The cheap question before [`Set::intersection`].
+    pub fn intersects(&self, other: &Set) -> bool {
+        let (mut a, mut b) = (self.entries.as_slice(), other.entries.as_slice());
+        while let (Some((x, rest_a)), Some((y, rest_b))) = (a.split_first(), b.split_first()) {
+            match x.element.cmp(&y.element) {
+                Ordering::Less => a = rest_a,
+                Ordering::Greater => b = rest_b,
+                Ordering::Equal => {
+                    if (x.member && y.member) || x.children.intersects(&y.children) {
+                        return true;
+                    }
+                    (a, b) = (rest_a, rest_b);
+                }
+            }
+        }
+        false
+    }
+
+    /// Members of this one that are not in the other. A member stays when only something below it is in the other.
+    pub fn difference(&self, other: &Set) -> Set {
+        self.join(other, |a, b| {
+            let a = a?;
+            let Some(b) = b else { return Some(a.clone()) };
+            Some(Entry {
+                element: a.element.clone(),
+                member: a.member && !b.member,
+                children: a.children.difference(&b.children),
+            })
+        })
+    }
+
+    /// Members of this one that neither are in the other nor lie below one of its members.
+    pub fn recursive_difference(&self, other: &Set) -> Set {
+        if other.is_empty() {
+            return self.clone();
+        }
+        self.join(other, |a, b| {
+            let a = a?;
+            let Some(b) = b else { return Some(a.clone()) };
+            (!b.member).then(|| Entry {
+                element: a.element.clone(),
+                member: a.member,
+                children: a.children.recursive_difference(&b.children),
+            })
+        })
+    }
+
+    /// Only the members that have none below them.
+    #[cfg(test)]
+    pub(super) fn leaves(&self) -> Set {
+        let leaf = |entry: &Entry| Entry {
+            element: entry.element.clone(),
+            member: entry.member && entry.children.is_empty(),
+            children: entry.children.leaves(),
+        };
+        Set { entries: self.entries.iter().map(leaf).collect() }
+    }
+
+    fn join(&self, other: &Set, mut one: impl FnMut(Option<&Entry>, Option<&Entry>) -> Option<Entry>) -> Set {
+        let mut entries = Vec::new();
+        let (mut a, mut b) = (self.entries.as_slice(), other.entries.as_slice());
+        loop {
+            let order = match (a.first(), b.first()) {
+                (None, None) => return Set { entries },
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(x), Some(y)) => x.element.cmp(&y.element),
+            };
+            let x = if order.is_le() { a.split_off_first() } else { None };
+            let y = if order.is_ge() { b.split_off_first() } else { None };
+            entries.extend(one(x, y).filter(|entry| !entry.is_empty()));
+        }
+    }
+
+    /// Reads the FieldsV1 of a managedFields entry.
+    pub fn from_fields_v1(fields: &Value) -> Result<Set, String> {
+        read(fields).map(|(set, _)| set)
+    }
+
+    /// Writes FieldsV1.
+    pub fn to_fields_v1(&self) -> Value {
+        Value::Object(self.write(false))
+    }
+
+    fn write(&self, member: bool) -> Object {
+        let own = (member && !self.is_empty()).then(|| (Str::from_static("."), Value::object()));
+        let below = self.entries.iter().map(|entry| {
+            (Str::from(entry.element.to_field()), Value::Object(entry.children.write(entry.member)))
+        });
+        own.into_iter().chain(below).collect()
+    }
+}
+
+/// A level and whether what holds it is a member itself: `.` says so, and so does an empty level.
+fn read(fields: &Value) -> Result<(Set, bool), String> {
+    let Value::Object(fields) = fields else {
+        return Err(format!("expected a map of fields, got {}", fields.type_name()));
+    };
+    let mut entries = Vec::with_capacity(fields.len());
+    let mut member = false;
+    for (key, below) in fields.iter() {
+        if key == "." {
+            member = true;
+            continue;
+        }
+        let Some(element) = PathElement::parse(key)? else { continue };
+        let (children, member) = read(below)?;
+        entries.push(Entry { element, member, children });
+    }
+    let set = merged(entries);
+    let member = member || set.is_empty();
+    Ok((set, member))
+}
+
+/// Clients may spell one element in two ways (`v:1`, `v:1.0`).
+fn merged(entries: Vec<Entry>) -> Set {
+    let mut set = Set::from_entries(entries);
+    set.entries.dedup_by(|again, kept| {
+        let same = again.element == kept.element;
+        if same {
+            kept.member |= again.member;
+            kept.children = kept.children.union(&again.children);
+        }
+        same
+    });
+    set
+}
+
+/// Collects the entries of one level in any order.
+#[derive(Default)]
+pub(super) struct Level {
+    entries: Vec<Entry>,
+}
+
+impl Level {
+    pub fn leaf(&mut self, element: &PathElement) {
+        self.entries.push(Entry::leaf(element.clone()));
+    }
+
+    pub fn push(&mut self, element: &PathElement, member: bool, children: Set) {
+        if member || !children.is_empty() {
+            self.entries.push(Entry { element: element.clone(), member, children });
+        }
+    }
+
+    pub fn finish(self) -> Set {
+        merged(self.entries)
+    }
+}
