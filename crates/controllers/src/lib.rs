@@ -9,6 +9,7 @@ pub mod claim;
 pub mod cluster;
 pub mod deployment;
 pub mod expect;
+pub mod gc;
 pub mod namespace;
 pub mod node_cidr;
 pub mod node_lifecycle;
@@ -28,6 +29,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     cluster.synced().await;
     tokio::join!(
         deployment::run(&cluster),
+        gc::run(&cluster),
         namespace::run(&cluster),
         node_cidr::run(&cluster),
         node_lifecycle::run(&cluster),
