@@ -1,1 +1,53 @@
-//! See ARCHITECTURE.md.
+//! The API server as a library: one request pipeline, entered over TLS or from a component in the same process.
+//!
+//! `server.rs` accepts connections, `pipeline.rs` takes a request from the door to its verb, `read.rs` and `watch.rs`
+//! answer from stored bytes, `write.rs` is the one way in which an object changes. Kinds are rows of `corten_api`; nothing
+//! here is written per kind except what a subresource does.
+
+mod admission;
+mod allocate;
+pub mod authn;
+pub mod authz;
+pub mod body;
+mod bootstrap;
+mod call;
+mod candidate;
+mod config;
+mod connect;
+mod decode;
+mod delete;
+mod encode;
+mod health;
+mod in_process;
+mod media;
+mod meta;
+mod metrics;
+mod openapi;
+mod patching;
+mod peek;
+mod pipeline;
+mod query;
+mod read;
+mod request;
+mod reviews;
+mod select;
+mod server;
+mod stored;
+mod subresources;
+mod table;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+pub mod user;
+mod watch;
+mod write;
+
+pub use authn::Peer;
+pub use authn::token::ServiceAccountKeys;
+pub use body::Body;
+pub use config::{Config, KubeletClient, Limits, VERSION};
+pub use in_process::InProcess;
+pub use pipeline::ApiServer;
+pub use server::ServingCert;
+pub use user::User;

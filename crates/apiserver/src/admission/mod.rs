@@ -1,0 +1,120 @@
+//! Built-in admission: rows in upstream's order. Mutating rows change the candidate, validating rows only refuse it.
+//! Webhooks and policies will be two more rows that read their rules from the store.
+
+mod lifecycle;
+mod node;
+mod pods;
+mod priority;
+mod service_account;
+
+use corten_api::{Result, Status, Value};
+use futures::future::BoxFuture;
+
+use crate::ApiServer;
+use crate::call::Call;
+
+/// What happens to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// It is new.
+    Create,
+    /// It changes.
+    Update,
+    /// It is to go.
+    Delete,
+}
+
+/// What admission may look at beside the object.
+pub(crate) struct Attributes<'a> {
+    /// For look-ups.
+    pub server: &'a ApiServer,
+    /// The request.
+    pub call: &'a Call,
+    /// What happens.
+    pub operation: Operation,
+    /// The stored object, if there is one.
+    pub old: Option<&'a Value>,
+}
+
+impl Attributes<'_> {
+    /// Is the request about this core resource and subresource?
+    fn is(&self, resource: &str, subresource: &str) -> bool {
+        self.call.kind.group.is_empty()
+            && self.call.kind.plural == resource
+            && self.call.info.subresource == subresource
+    }
+
+    /// 403 in the form of upstream's plugins.
+    fn forbidden(&self, object: &Value, why: &str) -> Box<Status> {
+        let name = match object.str_at(&["metadata", "name"]) {
+            "" => object.str_at(&["metadata", "generateName"]),
+            name => name,
+        };
+        Status::forbidden(self.call.resource(), name, why)
+    }
+}
+
+type Mutate = for<'a> fn(&'a Attributes<'a>, &'a mut Value) -> BoxFuture<'a, Result<()>>;
+type Validate = for<'a> fn(&'a Attributes<'a>, &'a Value) -> BoxFuture<'a, Result<()>>;
+
+/// One row.
+struct Plugin {
+    /// Upstream's name.
+    name: &'static str,
+    /// Is the request any of its business? Cheap, so that most rows cost a comparison.
+    wants: fn(&Attributes<'_>) -> bool,
+    mutate: Option<Mutate>,
+    validate: Option<Validate>,
+}
+
+const PLUGINS: &[Plugin] = &[
+    Plugin {
+        name: "NamespaceLifecycle",
+        wants: lifecycle::wants,
+        mutate: Some(lifecycle::mutate),
+        validate: Some(lifecycle::validate),
+    },
+    Plugin {
+        name: "ServiceAccount",
+        wants: service_account::wants,
+        mutate: Some(service_account::mutate),
+        validate: None,
+    },
+    Plugin { name: "NodeRestriction", wants: node::restricted, mutate: None, validate: Some(node::validate) },
+    Plugin { name: "TaintNodesByCondition", wants: node::is_new, mutate: Some(node::taint), validate: None },
+    Plugin { name: "Priority", wants: priority::wants, mutate: Some(priority::mutate), validate: None },
+    Plugin {
+        name: "DefaultTolerationSeconds",
+        wants: pods::wants,
+        mutate: Some(pods::tolerations),
+        validate: None,
+    },
+];
+
+/// Runs the mutating rows in order.
+///
+/// Errors: the first refusal.
+pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value) -> Result<()> {
+    for plugin in PLUGINS {
+        let Some(mutate) = plugin.mutate else { continue };
+        if (plugin.wants)(attributes) {
+            tracing::trace!(plugin = plugin.name, "mutating admission");
+            mutate(attributes, object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the validating rows in order. For a deletion `object` is the stored object.
+///
+/// Errors: the first refusal.
+pub(crate) async fn validate(attributes: &Attributes<'_>, object: &Value) -> Result<()> {
+    for plugin in PLUGINS {
+        let Some(validate) = plugin.validate else { continue };
+        if (plugin.wants)(attributes) {
+            tracing::trace!(plugin = plugin.name, "validating admission");
+            validate(attributes, object).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! What every cluster has from the start, made through the same pipeline as everything else.
+
+use std::sync::atomic::Ordering;
+
+use corten_api::{Result, Status};
+use http::Request;
+use http_body_util::BodyExt;
+use serde_json::{Value as Json, json};
+
+use crate::ApiServer;
+use crate::authn::Peer;
+use crate::body::{Body, full};
+use crate::user::User;
+
+const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
+
+/// An object, and whether what it says is kept up to date or only made once.
+struct Wanted {
+    collection: String,
+    object: Json,
+    keep: bool,
+}
+
+impl ApiServer {
+    /// Makes the server ready: what Services hold is read from the store, and the objects of every cluster are made where
+    /// they are missing.
+    ///
+    /// Errors: the store cannot be read or written.
+    pub async fn bootstrap(&self) -> Result<()> {
+        for entry in self.list_raw("services", "").await? {
+            self.allocator().restore(&self.tree(&entry)?);
+        }
+        for wanted in self.wanted_objects() {
+            self.ensure(&wanted).await?;
+        }
+        self.bootstrapped().store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn wanted_objects(&self) -> Vec<Wanted> {
+        let mut all: Vec<Wanted> = NAMESPACES.iter().map(|name| namespace(name)).collect();
+        all.push(priority_class("system-node-critical", 2_000_001_000));
+        all.push(priority_class("system-cluster-critical", 2_000_000_000));
+        all.push(self.kubernetes_service());
+        all.push(self.kubernetes_slice());
+        all
+    }
+
+    /// Service `kubernetes`: the first address of the range leads to this server.
+    fn kubernetes_service(&self) -> Wanted {
+        let config = self.config();
+        let address = std::net::Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1);
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {"type": "ClusterIP", "clusterIP": address.to_string(), "sessionAffinity": "None",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}]}
+        });
+        Wanted { collection: "/api/v1/namespaces/default/services".into(), object, keep: true }
+    }
+
+    fn kubernetes_slice(&self) -> Wanted {
+        let config = self.config();
+        let kind = if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let object = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": kind,
+            "endpoints": [{"addresses": [config.advertise_address.to_string()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]
+        });
+        let collection = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".into();
+        Wanted { collection, object, keep: true }
+    }
+
+    async fn ensure(&self, wanted: &Wanted) -> Result<()> {
+        let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
+        let (code, text) = self.ask("POST", &wanted.collection, "application/json", &wanted.object).await;
+        let (code, text) = match (code, wanted.keep) {
+            (409, true) => {
+                let path = format!("{}/{name}", wanted.collection);
+                self.ask("PATCH", &path, "application/merge-patch+json", &wanted.object).await
+            }
+            other => (other.0, text),
+        };
+        match code {
+            200 | 201 | 409 => Ok(()),
+            // A rule that our own object breaks must not keep the cluster from starting.
+            400..=499 => {
+                tracing::warn!(name, code, text, "an object of every cluster was refused");
+                Ok(())
+            }
+            _ => Err(Status::internal(format!("{name} could not be made: {text}"))),
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, content_type: &str, object: &Json) -> (u16, String) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content_type)
+            .header("user-agent", "kube-apiserver")
+            .body(full(object.to_string()));
+        let request: Request<Body> = match request {
+            Ok(request) => request,
+            Err(error) => return (500, error.to_string()),
+        };
+        let response = self.handle(request, Peer::InProcess(User::apiserver().into())).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        (code, String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn namespace(name: &str) -> Wanted {
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    Wanted { collection: "/api/v1/namespaces".into(), object, keep: false }
+}
+
+fn priority_class(name: &str, value: i64) -> Wanted {
+    let object = json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+        "description": "For pods that the cluster cannot do without."
+    });
+    Wanted { collection: "/apis/scheduling.k8s.io/v1/priorityclasses".into(), object, keep: false }
+}

@@ -1,0 +1,105 @@
+//! How create, update and patch make the object that they want; everything after that is the same for all of them.
+
+use bytes::Bytes;
+use corten_api::{Result, Status, Value};
+use corten_store::Entry;
+
+use crate::call::Call;
+use crate::decode::{self, Parsed, Strictness};
+use crate::media::{Format, PatchType};
+use crate::stored;
+
+/// The stored object that a write starts from.
+pub(crate) struct Live {
+    /// As it rests.
+    pub entry: std::sync::Arc<Entry>,
+    /// Its tree, resource version included.
+    pub tree: Value,
+}
+
+impl Live {
+    /// Decodes an entry.
+    pub fn new(entry: std::sync::Arc<Entry>) -> Result<Self> {
+        let tree = stored::tree(&entry.value, entry.mod_revision)?;
+        Ok(Live { entry, tree })
+    }
+}
+
+/// An edit made by the server for a subresource: changes the tree of the version at rest.
+pub(crate) type Edit = Box<dyn Fn(&mut Value) -> Result<()> + Send + Sync>;
+
+/// The wanted change.
+pub(crate) enum Make {
+    /// POST: this object, which must not be there yet.
+    Create(Value),
+    /// PUT: this object.
+    Replace(Value),
+    /// PATCH.
+    Patch(Patch),
+    /// What a subresource does.
+    Edit(Edit),
+}
+
+impl Make {
+    /// The candidate, in the version at rest.
+    ///
+    /// Errors: 404 where the object must be there, 400, 422.
+    pub fn candidate(&self, call: &Call, live: Option<&Live>) -> Result<Value> {
+        match (self, live) {
+            (Make::Create(object) | Make::Replace(object), _) => Ok(object.clone()),
+            (Make::Patch(patch), live) => patch.candidate(call, live),
+            (Make::Edit(edit), Some(live)) => {
+                let mut object = live.tree.clone();
+                edit(&mut object)?;
+                Ok(object)
+            }
+            (Make::Edit(_), None) => Err(call.not_found()),
+        }
+    }
+}
+
+/// A patch, parsed once.
+pub(crate) struct Patch {
+    pub kind: PatchType,
+    pub value: Value,
+    pub strictness: Strictness,
+    pub findings: Vec<String>,
+}
+
+impl Patch {
+    /// Reads the body.
+    ///
+    /// Errors: 400, 415, 422.
+    pub fn parse(call: &Call, body: &Bytes) -> Result<Self> {
+        let kind = PatchType::of_body(&call.content_type)?;
+        let strictness = Strictness::of_call(call)?;
+        let format = if kind == PatchType::Apply { Format::Yaml } else { Format::Json };
+        let Parsed { value, findings } = decode::parse(format, body).map_err(|mut status| {
+            status.message = format!("error decoding patch: {}", status.message);
+            status
+        })?;
+        if kind == PatchType::Json && value.as_array().is_none() {
+            return Err(Status::bad_request(format!(
+                "error decoding patch: json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+                value.type_name()
+            )));
+        }
+        if kind != PatchType::Json && value.as_object().is_none() {
+            return Err(Status::bad_request(format!(
+                "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                value.type_name()
+            )));
+        }
+        Ok(Patch { kind, value, strictness, findings })
+    }
+
+    fn candidate(&self, call: &Call, live: Option<&Live>) -> Result<Value> {
+        if self.kind == PatchType::Apply {
+            return crate::patching::apply(call, self, live);
+        }
+        let live = live.ok_or_else(|| call.not_found())?;
+        let mut value = call.edge().out(live.tree.clone());
+        crate::patching::change(call, self, &mut value)?;
+        decode::typed(call, self.strictness, Parsed { value, findings: self.findings.clone() })
+    }
+}

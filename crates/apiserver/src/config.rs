@@ -1,0 +1,115 @@
+//! What a server is started with.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use corten_store::Store;
+use ipnet::Ipv4Net;
+
+use crate::authn::token::ServiceAccountKeys;
+use crate::user::User;
+
+/// The version that `/version` tells.
+pub const VERSION: &str = "v1.37.0+corten";
+
+/// Milliseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How the server shows itself to kubelets.
+#[derive(Clone, Debug)]
+pub struct KubeletClient {
+    /// PEM client certificate.
+    pub cert_pem: Vec<u8>,
+    /// PEM key.
+    pub key_pem: Vec<u8>,
+    /// PEM CA that kubelets' serving certificates must come from; `None` accepts any, as upstream does by default.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+/// Bounds of one server.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Requests that read, at once; more get 429.
+    pub reads_in_flight: usize,
+    /// Requests that write, at once; more get 429.
+    pub writes_in_flight: usize,
+    /// Open connections; more wait to be accepted.
+    pub connections: usize,
+    /// Longest time for one request that is not a watch or a stream.
+    pub request_timeout: Duration,
+    /// Shortest life of a watch that names none; the real one is random up to twice that.
+    pub watch_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// Upstream's defaults.
+    fn default() -> Self {
+        Limits {
+            reads_in_flight: 400,
+            writes_in_flight: 200,
+            connections: 10_000,
+            request_timeout: Duration::from_secs(60),
+            watch_timeout: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// Everything a server needs.
+#[derive(Clone)]
+pub struct Config {
+    /// Where objects rest.
+    pub store: Arc<dyn Store>,
+    /// PEM certificates of the CA of client certificates; `None` accepts none.
+    pub client_ca_pem: Option<Vec<u8>>,
+    /// Service account tokens.
+    pub service_account: ServiceAccountKeys,
+    /// Fixed bearer tokens (upstream's token file).
+    pub static_tokens: Vec<(String, User)>,
+    /// How to reach kubelets; `None` makes log, exec and the like answer 503.
+    pub kubelet_client: Option<KubeletClient>,
+    /// Addresses of Services.
+    pub service_cidr: Ipv4Net,
+    /// Node ports of Services.
+    pub node_ports: RangeInclusive<u16>,
+    /// The address behind the `kubernetes` Service.
+    pub advertise_address: IpAddr,
+    /// The port behind the `kubernetes` Service.
+    pub advertise_port: u16,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// How long events are kept.
+    pub event_ttl: Duration,
+    /// Bounds.
+    pub limits: Limits,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// Defaults of one cluster on this machine over a store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let service_cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+        Config {
+            store,
+            client_ca_pem: None,
+            service_account: ServiceAccountKeys::default(),
+            static_tokens: Vec::new(),
+            kubelet_client: None,
+            service_cidr,
+            node_ports: 30000..=32767,
+            advertise_address: Ipv4Addr::LOCALHOST.into(),
+            advertise_port: 6443,
+            cluster_domain: "cluster.local".into(),
+            event_ttl: Duration::from_secs(3600),
+            limits: Limits::default(),
+            clock: Arc::new(system_time_ms),
+        }
+    }
+}
+
+fn system_time_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

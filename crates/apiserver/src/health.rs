@@ -1,0 +1,204 @@
+//! Everything that is no resource: discovery, OpenAPI, version, health, metrics, the list of paths.
+
+use std::sync::atomic::Ordering;
+
+use corten_api::{Object, Result, Status, Value, discovery};
+use http::{Method, Response};
+
+use crate::body::{self, Body};
+use crate::media::{self, Answer};
+use crate::query::Query;
+use crate::request::RequestInfo;
+use crate::{ApiServer, VERSION, encode, metrics, pipeline};
+
+/// Answers a GET of a path.
+///
+/// Errors: 404, 405.
+pub(crate) async fn serve_path(
+    server: &ApiServer,
+    method: &Method,
+    accept: &str,
+    info: &RequestInfo,
+    query: &Query,
+) -> Result<Response<Body>> {
+    let path = info.path.as_str();
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    if !pipeline::is_read(method) {
+        return Err(if known(&segments) { wrong_method(method) } else { Status::no_route() });
+    }
+    let kinds = server.kinds().snapshot();
+    match segments.as_slice() {
+        [] => document(accept, &paths(server)),
+        ["api"] | ["apis"] => {
+            let legacy = segments == ["api"];
+            if wants_aggregated(accept) {
+                return aggregated(&discovery::aggregated(&kinds, legacy));
+            }
+            let config = server.config();
+            let address = format!("{}:{}", config.advertise_address, config.advertise_port);
+            let value =
+                if legacy { discovery::api_versions(&address) } else { discovery::group_list(&kinds) };
+            document(accept, &value)
+        }
+        ["api", version] => {
+            let list = discovery::resource_list(&kinds, "", version).ok_or_else(Status::no_route)?;
+            document(accept, &list)
+        }
+        ["apis", group] => document(accept, &discovery::group(&kinds, group).ok_or_else(Status::no_route)?),
+        ["apis", group, version] => {
+            let list = discovery::resource_list(&kinds, group, version).ok_or_else(Status::no_route)?;
+            document(accept, &list)
+        }
+        ["version"] => document(accept, &version()),
+        ["metrics"] => text("text/plain; version=0.0.4; charset=utf-8", metrics::text(server)),
+        ["openapi", rest @ ..] => crate::openapi::serve(server, rest, accept, query),
+        [".well-known", "openid-configuration"] => document("", &openid_configuration(server)),
+        [probe @ ("healthz" | "livez" | "readyz"), check @ ..] => health(server, probe, check, query).await,
+        _ => Err(Status::no_route()),
+    }
+}
+
+fn known(segments: &[&str]) -> bool {
+    matches!(
+        segments.first(),
+        Some(&("api" | "apis" | "version" | "openapi" | "healthz" | "livez" | "readyz" | "metrics"))
+    )
+}
+
+fn wrong_method(method: &Method) -> Box<Status> {
+    Status::new(405, "MethodNotAllowed", format!("the server does not allow {method} on the requested path"))
+}
+
+fn document(accept: &str, value: &Value) -> Result<Response<Body>> {
+    let answer = media::negotiate(accept, false).unwrap_or_default();
+    encode::document(answer, value)
+}
+
+/// Does the client prefer the aggregated form of discovery?
+fn wants_aggregated(accept: &str) -> bool {
+    accept.split(',').any(|clause| {
+        let clause = clause.replace(' ', "");
+        clause.starts_with("application/json")
+            && clause.contains("g=apidiscovery.k8s.io")
+            && clause.contains("v=v2")
+            && !clause.contains("v=v2beta1")
+            && clause.contains("as=APIGroupDiscoveryList")
+    })
+}
+
+fn aggregated(value: &Value) -> Result<Response<Body>> {
+    let mut response = encode::document(Answer::default(), value)?;
+    let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert("vary", http::HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn text(content_type: &'static str, text: String) -> Result<Response<Body>> {
+    Response::builder()
+        .header("content-type", content_type)
+        .header("x-content-type-options", "nosniff")
+        .body(body::full(text))
+        .map_err(Status::internal)
+}
+
+fn paths(server: &ApiServer) -> Value {
+    let mut paths = discovery::paths(&server.kinds().snapshot());
+    let more = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    paths.extend(more.map(str::to_owned));
+    paths.sort();
+    let mut object = Object::default();
+    object.set("paths", paths.into_iter().map(Value::from).collect::<Vec<_>>());
+    object.into()
+}
+
+fn version() -> Value {
+    let mut version = Object::default();
+    for (key, value) in [
+        ("major", "1"),
+        ("minor", "37"),
+        ("emulationMajor", "1"),
+        ("emulationMinor", "37"),
+        ("minCompatibilityMajor", "1"),
+        ("minCompatibilityMinor", "36"),
+        ("gitVersion", VERSION),
+        ("gitCommit", ""),
+        ("gitTreeState", "clean"),
+        ("buildDate", "1970-01-01T00:00:00Z"),
+        ("goVersion", "rust"),
+        ("compiler", "rustc"),
+        ("platform", "linux/amd64"),
+    ] {
+        version.set(key, Value::str(value));
+    }
+    version.into()
+}
+
+fn openid_configuration(server: &ApiServer) -> Value {
+    let issuer = server.authority().issuer();
+    let mut object = Object::default();
+    object.set("issuer", issuer);
+    object.set("jwks_uri", format!("{issuer}/openid/v1/jwks"));
+    object.set("response_types_supported", vec![Value::str("id_token")]);
+    object.set("subject_types_supported", vec![Value::str("public")]);
+    object.set("id_token_signing_alg_values_supported", vec![Value::str("RS256"), Value::str("ES256")]);
+    object.into()
+}
+
+/// One named check.
+async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
+    match name {
+        "ping" | "log" => Ok(()),
+        "etcd" | "etcd-readiness" => {
+            server.config().store.current_revision().await.map(drop).map_err(|e| e.to_string())
+        }
+        "poststarthook/bootstrap" => match server.bootstrapped().load(Ordering::Acquire) {
+            true => Ok(()),
+            false => Err("not finished".into()),
+        },
+        "shutdown" => match server.ending().is_cancelled() {
+            true => Err("process is shutting down".into()),
+            false => Ok(()),
+        },
+        _ => Err("no such check".into()),
+    }
+}
+
+fn checks(probe: &str) -> &'static [&'static str] {
+    match probe {
+        "livez" => &["ping", "log", "etcd"],
+        "healthz" => &["ping", "log", "etcd", "poststarthook/bootstrap"],
+        _ => &["ping", "log", "etcd", "etcd-readiness", "poststarthook/bootstrap", "shutdown"],
+    }
+}
+
+async fn health(server: &ApiServer, probe: &str, path: &[&str], query: &Query) -> Result<Response<Body>> {
+    let wanted = path.join("/");
+    if !wanted.is_empty() && !checks(probe).contains(&wanted.as_str()) {
+        return Err(Status::no_route());
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let (mut lines, mut failed) = (String::new(), Vec::new());
+    for name in checks(probe).iter().filter(|n| wanted.is_empty() || **n == wanted) {
+        if excluded.contains(name) {
+            lines += &format!("[+]{name} excluded: ok\n");
+            continue;
+        }
+        match check(server, name).await {
+            Ok(()) => lines += &format!("[+]{name} ok\n"),
+            Err(why) => {
+                tracing::debug!(check = name, why, "health check failed");
+                lines += &format!("[-]{name} failed: reason withheld\n");
+                failed.push(*name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        let mut response = text("text/plain; charset=utf-8", format!("{lines}{probe} check failed\n"))?;
+        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(response);
+    }
+    let answer =
+        if query.get("verbose").is_some() { format!("{lines}{probe} check passed\n") } else { "ok".into() };
+    text("text/plain; charset=utf-8", answer)
+}

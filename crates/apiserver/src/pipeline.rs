@@ -1,0 +1,433 @@
+//! From the door to the verb: every request, from the network or from this process, walks down this file.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use corten_api::kind::{Scope, Verb};
+use corten_api::kinds::KindTable;
+use corten_api::{GroupResource, Result, Status};
+use futures::FutureExt;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::{Method, Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::allocate::Allocator;
+use crate::authn::Peer;
+use crate::authn::token::Authority;
+use crate::authz::Attributes;
+use crate::body::Body;
+use crate::call::Call;
+use crate::config::Config;
+use crate::connect::Kubelets;
+use crate::media::{self, Answer};
+use crate::metrics::Metrics;
+use crate::query::Query;
+use crate::request::RequestInfo;
+use crate::user::User;
+use crate::{connect, delete, encode, health, read, reviews, subresources, watch, write};
+
+/// The server; clones share everything.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    kinds: KindTable,
+    authority: Authority,
+    allocator: Allocator,
+    kubelets: Option<Kubelets>,
+    metrics: Metrics,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    /// Cancelled when watches and streams must end.
+    ending: CancellationToken,
+    leases: crate::write::EventLease,
+    bootstrapped: std::sync::atomic::AtomicBool,
+}
+
+impl ApiServer {
+    /// A server over its store. It answers at once; [`ApiServer::bootstrap`] makes it ready.
+    ///
+    /// Errors: text for the operator when a key or certificate is unusable.
+    pub fn new(config: Config) -> Result<ApiServer, String> {
+        let authority = Authority::new(config.service_account.clone())?;
+        let kubelets = config.kubelet_client.as_ref().map(Kubelets::new).transpose()?;
+        let inner = Inner {
+            kinds: KindTable::default(),
+            authority,
+            allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
+            kubelets,
+            metrics: Metrics::default(),
+            reads: Arc::new(Semaphore::new(config.limits.reads_in_flight)),
+            writes: Arc::new(Semaphore::new(config.limits.writes_in_flight)),
+            ending: CancellationToken::new(),
+            leases: crate::write::EventLease::default(),
+            bootstrapped: false.into(),
+            config,
+        };
+        Ok(ApiServer(Arc::new(inner)))
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The kinds it serves.
+    pub fn kinds(&self) -> &KindTable {
+        &self.0.kinds
+    }
+
+    /// Ends all watches and streams; clients will look for another server.
+    pub fn end_watches(&self) {
+        self.0.ending.cancel();
+    }
+
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.0.ending
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.0.authority
+    }
+
+    pub(crate) fn allocator(&self) -> &Allocator {
+        &self.0.allocator
+    }
+
+    pub(crate) fn kubelets(&self) -> Option<&Kubelets> {
+        self.0.kubelets.as_ref()
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn event_lease(&self) -> &crate::write::EventLease {
+        &self.0.leases
+    }
+
+    pub(crate) fn bootstrapped(&self) -> &std::sync::atomic::AtomicBool {
+        &self.0.bootstrapped
+    }
+
+    /// Unix time in milliseconds.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.0.config.clock)()
+    }
+
+    /// Answers one request. Never fails and never panics: what goes wrong becomes a `Status`.
+    pub async fn handle(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query());
+        let info = RequestInfo::new(request.method(), request.uri().path(), &query);
+        let errors = error_answer(request.headers());
+        let labels = self.metrics().labels(&info);
+        let outcome =
+            AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query))).catch_unwind().await;
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => encode::status(errors, &status),
+            Err(panic) => {
+                tracing::error!(message = panic_text(&*panic), "a request handler panicked");
+                encode::status(errors, &Status::internal("the server met an unexpected condition"))
+            }
+        };
+        self.metrics().observe(labels, response.status().as_u16(), started.elapsed());
+        let cache = (HeaderName::from_static("cache-control"), HeaderValue::from_static("no-cache, private"));
+        response.headers_mut().entry(cache.0).or_insert(cache.1);
+        response
+    }
+
+    async fn in_time(
+        &self,
+        request: Request<Body>,
+        peer: Peer,
+        info: RequestInfo,
+        query: Query,
+    ) -> Result<Response<Body>> {
+        if info.long_running() {
+            return self.admit(request, peer, info, query).await;
+        }
+        let limit = self.config().limits.request_timeout;
+        match tokio::time::timeout(limit, self.admit(request, peer, info, query)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
+        }
+    }
+
+    /// Authenticate, impersonate, authorise, find a place; then the verb.
+    async fn admit(
+        &self,
+        request: Request<Body>,
+        peer: Peer,
+        mut info: RequestInfo,
+        query: Query,
+    ) -> Result<Response<Body>> {
+        let user = self.authenticate(request.headers(), &peer, &info.path).await?;
+        let user = self.impersonate(user, request.headers()).await?;
+        let kinds = self.kinds().snapshot();
+        let kind = kinds.resource(&info.group, &info.version, &info.resource).cloned();
+        self.authorise(&user, &Attributes::of(&info, query.str("fieldSelector"))).await?;
+        let _place = self.place(&info, &user)?;
+        if !info.is_resource {
+            let (method, accept) = (request.method().clone(), accept(request.headers()));
+            drop(request);
+            return health::serve_path(self, &method, &accept, &info, &query).await;
+        }
+        let kind = kind.ok_or_else(Status::no_route)?;
+        let answer = answer(request.headers(), &query, &info)?;
+        if kind.scope == Scope::Cluster {
+            if !info.namespace.is_empty() && info.resource != "namespaces" {
+                return Err(Status::no_route());
+            }
+            info.namespace.clear();
+        }
+        let call = Call {
+            user,
+            content_type: header(request.headers(), &CONTENT_TYPE).to_owned(),
+            user_agent: header(request.headers(), &USER_AGENT).to_owned(),
+            gzip: header(request.headers(), &ACCEPT_ENCODING)
+                .split(',')
+                .any(|e| e.trim().starts_with("gzip")),
+            info,
+            query,
+            answer,
+            kinds,
+            kind,
+            clock: self.config().clock.clone(),
+            warnings: Mutex::default(),
+        };
+        self.serve_resource(call, request).await
+    }
+
+    async fn serve_resource(&self, call: Call, request: Request<Body>) -> Result<Response<Body>> {
+        check_segments(&call.info)?;
+        let call = Arc::new(call);
+        if !call.info.subresource.is_empty() {
+            let response = Box::pin(subresources::serve(self, call.clone(), request)).await?;
+            return Ok(with_warnings(&call, response));
+        }
+        let verb = verb_of(&call)?;
+        if reviews::is_review(&call) {
+            return Box::pin(reviews::serve(self, &call, request)).await;
+        }
+        let namespaced = call.kind.scope == Scope::Namespaced;
+        if namespaced && call.info.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
+            return Err(not_allowed(&call));
+        }
+        let response = match verb {
+            Verb::Get => read::get(self, &call).await,
+            Verb::List => read::list(self, call.clone()).await,
+            Verb::Watch => watch::watch(self, call.clone()).await,
+            Verb::Create => Box::pin(write::create(self, &call, request)).await,
+            Verb::Update => Box::pin(write::update(self, &call, request)).await,
+            Verb::Patch => Box::pin(write::patch(self, &call, request)).await,
+            Verb::Delete => Box::pin(delete::delete(self, &call, request)).await,
+            Verb::DeleteCollection => Box::pin(delete::collection(self, &call, request)).await,
+        }?;
+        Ok(with_warnings(&call, response))
+    }
+
+    /// A place among the requests in flight. Watches and streams need none, the server's own components always get one.
+    fn place(&self, info: &RequestInfo, user: &User) -> Result<Option<OwnedSemaphorePermit>> {
+        if info.long_running() || !info.is_resource {
+            return Ok(None);
+        }
+        let places = if info.read_only() { &self.0.reads } else { &self.0.writes };
+        match places.clone().try_acquire_owned() {
+            Ok(place) => Ok(Some(place)),
+            Err(_) if user.is_in(crate::user::MASTERS) => Ok(None),
+            Err(_) => {
+                self.metrics().dropped();
+                Err(Status::too_many_requests("Too many requests, please try again later.", 1))
+            }
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> (usize, usize) {
+        let limits = &self.config().limits;
+        let reads = limits.reads_in_flight.saturating_sub(self.0.reads.available_permits());
+        (reads, limits.writes_in_flight.saturating_sub(self.0.writes.available_permits()))
+    }
+
+    /// Becomes another user where the headers ask for it and the user may.
+    async fn impersonate(&self, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>> {
+        let name = header(headers, &HeaderName::from_static("impersonate-user"));
+        let wanted = impersonated(headers);
+        if name.is_empty() {
+            return match wanted.is_empty() {
+                true => Ok(user),
+                false => Err(Status::internal("requested impersonation without a user name")),
+            };
+        }
+        let mut target = User { name: name.to_owned(), ..User::default() };
+        let subject = impersonation_of("users", name);
+        self.authorise(&user, &subject).await?;
+        for (what, value) in wanted {
+            self.authorise(&user, &impersonation_of(what.resource(), &value)).await?;
+            what.add(&mut target, value);
+        }
+        if let (Some((namespace, account)), true) = (target.account(), target.groups.is_empty()) {
+            target.groups = User::service_account(namespace, account, "").groups;
+        }
+        if target.name != crate::user::ANONYMOUS && !target.is_in(crate::user::AUTHENTICATED) {
+            target.groups.push(crate::user::AUTHENTICATED.into());
+        }
+        Ok(Arc::new(target))
+    }
+}
+
+enum Impersonated {
+    Group,
+    Uid,
+    Extra(String),
+}
+
+impl Impersonated {
+    fn resource(&self) -> &'static str {
+        match self {
+            Impersonated::Group => "groups",
+            Impersonated::Uid => "uids",
+            Impersonated::Extra(_) => "userextras",
+        }
+    }
+
+    fn add(self, user: &mut User, value: String) {
+        match self {
+            Impersonated::Group => user.groups.push(value),
+            Impersonated::Uid => user.uid = value,
+            Impersonated::Extra(key) => match user.extra.iter_mut().find(|(k, _)| *k == key) {
+                Some((_, values)) => values.push(value),
+                None => user.extra.push((key, vec![value])),
+            },
+        }
+    }
+}
+
+fn impersonated(headers: &HeaderMap) -> Vec<(Impersonated, String)> {
+    let mut wanted = Vec::new();
+    for (name, value) in headers {
+        let Ok(value) = value.to_str() else { continue };
+        let what = match name.as_str() {
+            "impersonate-group" => Impersonated::Group,
+            "impersonate-uid" => Impersonated::Uid,
+            other => match other.strip_prefix("impersonate-extra-") {
+                Some(key) => Impersonated::Extra(crate::query::decode(key, false)),
+                None => continue,
+            },
+        };
+        wanted.push((what, value.to_owned()));
+    }
+    wanted
+}
+
+fn impersonation_of(resource: &str, name: &str) -> Attributes {
+    let group = if resource == "users" || resource == "groups" { "" } else { "authentication.k8s.io" };
+    Attributes {
+        verb: "impersonate".into(),
+        group: group.into(),
+        resource: resource.into(),
+        name: name.into(),
+        ..Attributes::default()
+    }
+}
+
+/// The verb, if the kind has it.
+fn verb_of(call: &Call) -> Result<Verb> {
+    let verb = match call.info.verb {
+        "get" => Verb::Get,
+        "list" => Verb::List,
+        "watch" => Verb::Watch,
+        "create" if !call.info.has_name => Verb::Create,
+        "update" if call.info.has_name => Verb::Update,
+        "patch" if call.info.has_name => Verb::Patch,
+        "delete" => Verb::Delete,
+        "deletecollection" => Verb::DeleteCollection,
+        _ => return Err(not_allowed(call)),
+    };
+    if call.kind.has_verb(verb) { Ok(verb) } else { Err(not_allowed(call)) }
+}
+
+/// 405 for the request's method.
+pub(crate) fn not_allowed(call: &Call) -> Box<Status> {
+    let GroupResource { group, resource } = call.resource();
+    let mut status = Status::new(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    );
+    status.group = group.to_owned();
+    status.kind = resource.to_owned();
+    status
+}
+
+/// Names in paths must be path segments; a slash in one would reach other keys.
+fn check_segments(info: &RequestInfo) -> Result<()> {
+    for (what, text) in [("name", &info.name), ("namespace", &info.namespace)] {
+        if text.contains(['/', '%', '\0']) || text == "." || text == ".." {
+            return Err(Status::bad_request(format!("invalid {what} in the path: {text:?}")));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+fn answer(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Answer> {
+    if connect::is_connect(info) {
+        return Ok(Answer::default());
+    }
+    let views = matches!(
+        info.verb,
+        "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection"
+    );
+    let mut answer = media::negotiate(&accept(headers), views)?;
+    answer.pretty = answer.pretty || wants_pretty(headers, query);
+    Ok(answer)
+}
+
+fn accept(headers: &HeaderMap) -> String {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+/// People's tools get indented JSON unless they say otherwise.
+fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    let agent = header(headers, &USER_AGENT);
+    query
+        .flag_opt("pretty")
+        .unwrap_or_else(|| ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a)))
+}
+
+fn error_answer(headers: &HeaderMap) -> Answer {
+    let mut answer = media::negotiate(&accept(headers), true).unwrap_or_default();
+    answer.shape = media::Shape::Object;
+    answer
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
+}
+
+/// Adds the call's `Warning` headers, with upstream's code 299.
+fn with_warnings(call: &Call, mut response: Response<Body>) -> Response<Body> {
+    let Ok(warnings) = call.warnings.lock() else { return response };
+    for warning in warnings.iter() {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append("warning", value);
+        }
+    }
+    response
+}
+
+/// Is it a plain read by path (`GET` or `HEAD`)?
+pub(crate) fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

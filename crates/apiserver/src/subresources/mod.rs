@@ -1,0 +1,145 @@
+//! What stands behind `/NAME/SUBRESOURCE`. Status and the like are the object under other rules; the rest have a file each.
+
+pub(crate) mod binding;
+mod eviction;
+mod scale;
+mod token;
+
+use std::sync::Arc;
+
+use corten_api::kind::Subresource;
+use corten_api::{Object, Result, Status, Value};
+use http::{Request, Response};
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::{ApiServer, connect, encode, meta, pipeline, read, write};
+
+/// Serves a request with a subresource.
+pub(crate) async fn serve(
+    server: &ApiServer,
+    call: Arc<Call>,
+    request: Request<Body>,
+) -> Result<Response<Body>> {
+    let subresource = call.kind.subresource(&call.info.subresource).ok_or_else(Status::no_route)?;
+    match subresource {
+        Subresource::Status => object(server, &call, request, &["get", "patch", "update"]).await,
+        Subresource::Object { verbs, .. } => object(server, &call, request, verbs).await,
+        Subresource::Scale { .. } => scale::serve(server, &call, subresource, request).await,
+        Subresource::Action { name, .. } if call.info.verb == "create" => match *name {
+            "binding" => binding::serve(server, &call, request).await,
+            "eviction" => eviction::serve(server, &call, request).await,
+            "token" => token::serve(server, &call, request).await,
+            _ => Err(Status::no_route()),
+        },
+        Subresource::Action { .. } => Err(pipeline::not_allowed(&call)),
+        Subresource::Connect { .. } => connect::serve(server, &call, request).await,
+    }
+}
+
+async fn object(
+    server: &ApiServer,
+    call: &Call,
+    request: Request<Body>,
+    verbs: &[&str],
+) -> Result<Response<Body>> {
+    match call.info.verb {
+        verb if !verbs.contains(&verb) => Err(pipeline::not_allowed(call)),
+        "get" => read::get(server, call).await,
+        "update" => write::update(server, call, request).await,
+        "patch" => write::patch(server, call, request).await,
+        _ => Err(pipeline::not_allowed(call)),
+    }
+}
+
+/// The answer of actions that return no object of their own.
+pub(crate) fn success(call: &Call) -> Result<Response<Body>> {
+    let mut status = Object::default();
+    status.set("kind", Value::str("Status"));
+    status.set("apiVersion", Value::str("v1"));
+    status.set("metadata", Object::default());
+    status.set("status", Value::str("Success"));
+    status.set("code", 201);
+    encode::value(call, 201, &status.into())
+}
+
+/// Leaves of a change only what the request's subresource may change; the rest stays as it is stored.
+pub(crate) fn keep_to_subresource(call: &Call, object: &mut Value, old: &Value) {
+    match call.info.subresource.as_str() {
+        "" => {
+            if meta::has_status(call.edge().storage_kind) {
+                meta::take_field(object, "status", old);
+            }
+            if is_namespace(call) {
+                meta::take_field(object, "spec", old);
+            }
+        }
+        "status" => {
+            let mut kept = with_metadata(call, object, old);
+            meta::take_field(&mut kept, "status", object);
+            *object = kept;
+        }
+        "finalize" => take_in_spec(call, object, old, "finalizers"),
+        "ephemeralcontainers" => take_in_spec(call, object, old, "ephemeralContainers"),
+        "resize" => resize(call, object, old),
+        "approval" => {
+            let mut kept = with_metadata(call, object, old);
+            let conditions = object.at(&["status", "conditions"]).cloned().unwrap_or_default();
+            kept.object_at_mut(&["status"]).set("conditions", conditions);
+            *object = kept;
+        }
+        _ => {}
+    }
+}
+
+fn is_namespace(call: &Call) -> bool {
+    call.kind.group.is_empty() && call.kind.plural == "namespaces"
+}
+
+/// The stored object with the candidate's resource version and managed fields. Core kinds also let labels, annotations and
+/// finalizers through their status, as upstream's strategies do (kubelets annotate nodes that way).
+fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
+    let mut kept = old.clone();
+    let core: &[&'static str] = &["resourceVersion", "managedFields", "labels", "annotations", "finalizers"];
+    let fields = if call.kind.group.is_empty() { core } else { &core[..2] };
+    let from = object.get("metadata").unwrap_or(&Value::Null);
+    let into = meta::metadata(&mut kept);
+    for field in fields {
+        match from.get(field) {
+            Some(value) => into.set(field, value.clone()),
+            None => {
+                into.remove(field);
+            }
+        }
+    }
+    kept
+}
+
+fn take_in_spec(call: &Call, object: &mut Value, old: &Value, field: &'static str) {
+    let mut kept = with_metadata(call, object, old);
+    let spec = kept.object_at_mut(&["spec"]);
+    match object.at(&["spec", field]) {
+        Some(value) => spec.set(field, value.clone()),
+        None => {
+            spec.remove(field);
+        }
+    }
+    *object = kept;
+}
+
+/// Of a resized pod only the containers' resources and resize policies.
+fn resize(call: &Call, object: &mut Value, old: &Value) {
+    let mut kept = with_metadata(call, object, old);
+    for list in ["containers", "initContainers"] {
+        let wanted = object.items_at(&["spec", list]);
+        let spec = kept.object_at_mut(&["spec"]);
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let name = container.str_at(&["name"]).to_owned();
+            let Some(wanted) = wanted.iter().find(|c| c.str_at(&["name"]) == name) else { continue };
+            for field in ["resources", "resizePolicy"] {
+                meta::take_field(container, field, wanted);
+            }
+        }
+    }
+    *object = kept;
+}

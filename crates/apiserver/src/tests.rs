@@ -1,0 +1,485 @@
+//! The server as its clients see it, over a real store.
+
+use crate::testing::TestServer;
+
+const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","labels":{"app":"x"}},
+    "spec":{"containers":[{"name":"c","image":"busybox"}]}}"#;
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str, value: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"l":"{value}"}}}},"data":{{"k":"{value}"}}}}"#
+    )
+}
+
+async fn server_with_account() -> TestServer {
+    let server = TestServer::start().await;
+    let account = r#"{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default"}}"#;
+    let made = server.ask("POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    server
+}
+
+#[tokio::test]
+async fn bootstrap_objects_are_there() {
+    let server = TestServer::start().await;
+    for path in [
+        "/api/v1/namespaces/default",
+        "/api/v1/namespaces/kube-node-lease",
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical",
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes",
+    ] {
+        let answer = server.ask("GET", path, "").await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.text);
+    }
+    let service = server.ask("GET", "/api/v1/namespaces/default/services/kubernetes", "").await.json();
+    assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
+    server.api.bootstrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn create_get_update_delete() {
+    let server = TestServer::start().await;
+    let made = server.ask("POST", MAPS, map("m", "1")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let object = made.json();
+    assert_eq!(object["kind"], "ConfigMap");
+    assert_eq!(object["metadata"]["namespace"], "default");
+    assert!(!object["metadata"]["uid"].as_str().unwrap().is_empty());
+    assert_eq!(server.ask("POST", MAPS, map("m", "1")).await.json()["reason"], "AlreadyExists");
+
+    let mut changed = object.clone();
+    changed["data"]["k"] = "2".into();
+    let updated = server.ask("PUT", &format!("{MAPS}/m"), changed.to_string()).await;
+    assert_eq!(updated.code, 200, "{}", updated.text);
+    assert_ne!(updated.json()["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
+    let stale = server.ask("PUT", &format!("{MAPS}/m"), changed.to_string()).await;
+    assert_eq!((stale.code, stale.json()["reason"].as_str()), (409, Some("Conflict")));
+    assert!(stale.text.contains("the object has been modified"), "{}", stale.text);
+
+    let wrong = format!(r#"{{"preconditions":{{"uid":"x"}}}}"#);
+    assert_eq!(server.ask("DELETE", &format!("{MAPS}/m"), wrong).await.code, 409);
+    let gone = server.ask("DELETE", &format!("{MAPS}/m"), "").await.json();
+    assert_eq!((gone["kind"].as_str(), gone["status"].as_str()), (Some("Status"), Some("Success")));
+    let missing = server.ask("GET", &format!("{MAPS}/m"), "").await.json();
+    assert_eq!(missing["message"], "configmaps \"m\" not found");
+}
+
+#[tokio::test]
+async fn unchanged_updates_write_nothing() {
+    let server = TestServer::start().await;
+    let made = server.ask("POST", MAPS, map("m", "1")).await.json();
+    let again = server.ask("PUT", &format!("{MAPS}/m"), made.to_string()).await.json();
+    assert_eq!(made["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn lists_page_and_select() {
+    let server = TestServer::start().await;
+    for i in 0..5 {
+        server.ask("POST", MAPS, map(&format!("m{i}"), if i % 2 == 0 { "even" } else { "odd" })).await;
+    }
+    let names = |list: &serde_json::Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap();
+        items.iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let page = server.ask("GET", &format!("{MAPS}?limit=2"), "").await.json();
+    assert_eq!(names(&page), ["m0", "m1"]);
+    assert_eq!(page["metadata"]["remainingItemCount"], 3);
+    server.ask("DELETE", &format!("{MAPS}/m3"), "").await;
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    let rest = server.ask("GET", &format!("{MAPS}?limit=10&continue={token}"), "").await.json();
+    assert_eq!(names(&rest), ["m2", "m3", "m4"], "a continued list shows the first page's revision");
+    assert_eq!(rest["metadata"]["resourceVersion"], page["metadata"]["resourceVersion"]);
+    let odd = server.ask("GET", &format!("{MAPS}?labelSelector=l%3Dodd"), "").await.json();
+    assert_eq!(names(&odd), ["m1"]);
+    let one = server.ask("GET", &format!("{MAPS}?fieldSelector=metadata.name%3Dm4"), "").await.json();
+    assert_eq!(names(&one), ["m4"]);
+    let thin = server.ask("GET", &format!("{MAPS}?labelSelector=l%3Deven&limit=2"), "").await.json();
+    assert_eq!(names(&thin), ["m0", "m2"]);
+    assert!(thin["metadata"]["remainingItemCount"].is_null());
+    let bad = server.ask("GET", &format!("{MAPS}?fieldSelector=spec.x%3Dm4"), "").await;
+    assert_eq!(bad.code, 400);
+    let all = server.ask("GET", "/api/v1/configmaps", "").await.json();
+    assert_eq!((all["kind"].as_str(), names(&all).len()), (Some("ConfigMapList"), 4));
+    let future = server.ask("GET", &format!("{MAPS}?resourceVersion=99999"), "").await;
+    assert_eq!(future.code, 504);
+}
+
+#[tokio::test]
+async fn watches_tell_what_happens() {
+    let server = TestServer::start().await;
+    let made = server.ask("POST", MAPS, map("m", "1")).await.json();
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut changed = made.clone();
+    changed["metadata"]["labels"]["l"] = "2".into();
+    server.ask("PUT", &format!("{MAPS}/m"), changed.to_string()).await;
+    server.ask("DELETE", &format!("{MAPS}/m"), "").await;
+    let events = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        lines.map(|e| e["type"].as_str().unwrap().to_owned()).collect()
+    };
+    let after = format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={revision}");
+    assert_eq!(events(&server.ask("GET", &after, "").await.text), ["MODIFIED", "DELETED"]);
+    let crossing = server.ask("GET", &format!("{after}&labelSelector=l%3D1"), "").await.text;
+    assert_eq!(events(&crossing), ["DELETED"]);
+    let entering = server.ask("GET", &format!("{after}&labelSelector=l%3D2"), "").await.text;
+    assert_eq!(events(&entering), ["ADDED", "DELETED"]);
+    server.ask("POST", MAPS, map("n", "1")).await;
+    let streaming = "watch=1&timeoutSeconds=1&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan";
+    let initial = server.ask("GET", &format!("{MAPS}?{streaming}"), "").await.text;
+    assert_eq!(events(&initial), ["ADDED", "BOOKMARK"]);
+    assert!(initial.contains("k8s.io/initial-events-end"), "{initial}");
+    let bad = server.ask("GET", &format!("{MAPS}?watch=1&sendInitialEvents=true"), "").await;
+    assert_eq!(bad.code, 422);
+}
+
+#[tokio::test]
+async fn finalizers_hold_and_release() {
+    let server = TestServer::start().await;
+    let body =
+        r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"f","finalizers":["example.com/x"]}}"#;
+    assert_eq!(server.ask("POST", MAPS, body).await.code, 201);
+    let marked = server.ask("DELETE", &format!("{MAPS}/f"), "").await.json();
+    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+    let patch = r#"[{"op":"remove","path":"/metadata/finalizers"}]"#;
+    let headers = [("content-type", "application/json-patch+json")];
+    let released = server.ask_with("PATCH", &format!("{MAPS}/f"), &headers, patch).await;
+    assert_eq!(released.code, 200, "{}", released.text);
+    assert_eq!(server.ask("GET", &format!("{MAPS}/f"), "").await.code, 404);
+
+    server.ask("POST", MAPS, map("g", "1")).await;
+    let foreground = r#"{"propagationPolicy":"Foreground"}"#;
+    let marked = server.ask("DELETE", &format!("{MAPS}/g"), foreground).await.json();
+    assert_eq!(marked["metadata"]["finalizers"][0], "foregroundDeletion");
+}
+
+#[tokio::test]
+async fn dry_runs_change_nothing() {
+    let server = TestServer::start().await;
+    let made = server.ask("POST", &format!("{MAPS}?dryRun=All"), map("m", "1")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(server.ask("GET", &format!("{MAPS}/m"), "").await.code, 404);
+    assert_eq!(server.ask("POST", &format!("{MAPS}?dryRun=Some"), map("m", "1")).await.code, 422);
+    server.ask("POST", MAPS, map("m", "1")).await;
+    assert_eq!(server.ask("POST", &format!("{MAPS}?dryRun=All"), map("m", "1")).await.code, 409);
+    assert_eq!(server.ask("DELETE", &format!("{MAPS}/m?dryRun=All"), "").await.code, 200);
+    assert_eq!(server.ask("GET", &format!("{MAPS}/m"), "").await.code, 200);
+}
+
+#[tokio::test]
+async fn patches() {
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let path = format!("{MAPS}/m");
+    let cases = [
+        ("application/merge-patch+json", r#"{"data":{"a":"merge"}}"#, "merge"),
+        ("application/strategic-merge-patch+json", r#"{"data":{"a":"strategic"}}"#, "strategic"),
+        ("application/json-patch+json", r#"[{"op":"replace","path":"/data/a","value":"json"}]"#, "json"),
+    ];
+    for (kind, body, wanted) in cases {
+        let patched = server.ask_with("PATCH", &path, &[("content-type", kind)], body).await;
+        assert_eq!(
+            (patched.code, patched.json()["data"]["a"].as_str()),
+            (200, Some(wanted)),
+            "{}",
+            patched.text
+        );
+    }
+    let header = [("content-type", "application/merge-patch+json")];
+    let stale = server.ask_with("PATCH", &path, &header, r#"{"metadata":{"resourceVersion":"1"}}"#).await;
+    assert_eq!(stale.code, 409);
+    assert_eq!(server.ask_with("PATCH", &path, &header, "[]").await.code, 400);
+    assert_eq!(server.ask_with("PATCH", &path, &[("content-type", "text/plain")], "{}").await.code, 415);
+    let missing = server.ask_with("PATCH", &format!("{MAPS}/none"), &header, "{}").await;
+    assert_eq!(missing.code, 404);
+}
+
+#[tokio::test]
+async fn pods_get_what_admission_gives() {
+    let server = server_with_account().await;
+    let pod = server.ask("POST", PODS, POD).await;
+    assert_eq!(pod.code, 201, "{}", pod.text);
+    let pod = pod.json();
+    assert_eq!(pod["spec"]["serviceAccountName"], "default");
+    assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert!(pod["spec"]["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"));
+    assert_eq!(pod["spec"]["priority"], 0);
+    assert_eq!(pod["status"]["phase"], "Pending");
+    let binding =
+        r#"{"apiVersion":"v1","kind":"Binding","metadata":{"name":"a"},"target":{"kind":"Node","name":"n"}}"#;
+    let bound = server.ask("POST", &format!("{PODS}/a/binding"), binding).await;
+    assert_eq!(bound.code, 201, "{}", bound.text);
+    let again = server.ask("POST", &format!("{PODS}/a/binding"), binding).await;
+    assert_eq!(again.code, 409, "{}", again.text);
+    let pod = server.ask("GET", &format!("{PODS}/a"), "").await.json();
+    assert_eq!(pod["spec"]["nodeName"], "n");
+    assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    let on_node = server.ask("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn", "").await.json();
+    assert_eq!(on_node["items"].as_array().unwrap().len(), 1);
+
+    // Bound pods wait for their kubelet, and go when it says so.
+    let marked = server.ask("DELETE", &format!("{PODS}/a"), "").await.json();
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30, "{marked}");
+    let forced = server.ask("DELETE", &format!("{PODS}/a"), r#"{"gracePeriodSeconds":0}"#).await;
+    assert_eq!(forced.code, 200);
+    assert_eq!(server.ask("GET", &format!("{PODS}/a"), "").await.code, 404);
+}
+
+#[tokio::test]
+async fn status_is_apart() {
+    let server = server_with_account().await;
+    server.ask("POST", PODS, POD).await;
+    let mut pod = server.ask("GET", &format!("{PODS}/a"), "").await.json();
+    pod["status"]["phase"] = "Running".into();
+    let main = server.ask("PUT", &format!("{PODS}/a"), pod.to_string()).await;
+    assert_eq!((main.code, main.json()["status"]["phase"].as_str()), (200, Some("Pending")), "{}", main.text);
+    let status = server.ask("PUT", &format!("{PODS}/a/status"), pod.to_string()).await;
+    assert_eq!(
+        (status.code, status.json()["status"]["phase"].as_str()),
+        (200, Some("Running")),
+        "{}",
+        status.text
+    );
+}
+
+#[tokio::test]
+async fn generated_names_and_missing_namespaces() {
+    let server = TestServer::start().await;
+    let body = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"g-"}}"#;
+    let made = server.ask("POST", MAPS, body).await.json();
+    assert!(made["metadata"]["name"].as_str().unwrap().starts_with("g-"));
+    let lost = server.ask("POST", "/api/v1/namespaces/none/configmaps", map("m", "1")).await.json();
+    assert_eq!(lost["message"], "namespaces \"none\" not found");
+    let namespace = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"going"}}"#;
+    server.ask("POST", "/api/v1/namespaces", namespace).await;
+    let marked = server.ask("DELETE", "/api/v1/namespaces/going", "").await.json();
+    assert_eq!(marked["status"]["phase"], "Terminating", "{marked}");
+    let refused = server.ask("POST", "/api/v1/namespaces/going/configmaps", map("m", "1")).await.json();
+    assert_eq!(refused["details"]["causes"][0]["reason"], "NamespaceTerminating", "{refused}");
+    let mut finalize = server.ask("GET", "/api/v1/namespaces/going", "").await.json();
+    finalize["spec"]["finalizers"] = serde_json::json!([]);
+    let done = server.ask("PUT", "/api/v1/namespaces/going/finalize", finalize.to_string()).await;
+    assert_eq!(done.code, 200, "{}", done.text);
+    assert_eq!(server.ask("GET", "/api/v1/namespaces/going", "").await.code, 404);
+    assert_eq!(server.ask("DELETE", "/api/v1/namespaces/default", "").await.code, 403);
+}
+
+#[tokio::test]
+async fn bad_input() {
+    let server = TestServer::start().await;
+    let deep = "[".repeat(5000);
+    let cases: Vec<(String, String, u16)> = vec![
+        (MAPS.into(), "{".into(), 400),
+        (MAPS.into(), "[]".into(), 400),
+        (MAPS.into(), String::new(), 400),
+        (MAPS.into(), deep, 400),
+        (MAPS.into(), map("Bad_Name", "1"), 422),
+        (MAPS.into(), r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{}}"#.into(), 422),
+        (MAPS.into(), r#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#.into(), 400),
+        (MAPS.into(), r#"{"kind":"ConfigMap","apiVersion":"v2","metadata":{"name":"a"}}"#.into(), 400),
+        (MAPS.into(), r#"{"metadata":{"name":"a"},"data":{"k":1}}"#.into(), 400),
+        (MAPS.into(), r#"{"metadata":{"name":"a","namespace":"other"}}"#.into(), 400),
+        (MAPS.into(), format!(r#"{{"metadata":{{"name":"{}"}}}}"#, "a".repeat(4 * 1024 * 1024)), 413),
+        ("/api/v1/namespaces/default/nothing".into(), "{}".into(), 404),
+        ("/api/v1/pods".into(), "{}".into(), 405),
+    ];
+    for (path, body, code) in cases {
+        let answer = server.ask("POST", &path, body.clone()).await;
+        let short: String = body.chars().take(80).collect();
+        assert_eq!(answer.code, code, "{path} {short}: {}", answer.text);
+        assert_eq!(answer.json()["kind"], "Status", "{short}");
+    }
+    let unknown = r#"{"metadata":{"name":"u"},"data":{},"foo":1}"#;
+    let strict = server.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), unknown).await;
+    assert_eq!(strict.code, 400);
+    assert!(strict.text.contains(r#"strict decoding error: unknown field \"foo\""#), "{}", strict.text);
+    let warned = server.ask("POST", MAPS, unknown).await;
+    assert_eq!(warned.code, 201);
+    assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"foo\\\"\"");
+    let wrong = server.ask_with("POST", MAPS, &[("content-type", "text/plain")], "x").await;
+    assert_eq!(wrong.code, 415);
+    let wrong = server.ask_with("GET", MAPS, &[("accept", "text/html")], "").await;
+    assert_eq!(wrong.code, 406);
+}
+
+#[tokio::test]
+async fn services_get_addresses_and_ports() {
+    let server = TestServer::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"ports":[{{"port":80}}]{spec}}}}}"#)
+    };
+    let one = server.ask("POST", path, service("one", "")).await;
+    assert_eq!(one.code, 201, "{}", one.text);
+    let address = one.json()["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.96."));
+    let taken = server.ask("POST", path, service("two", &format!(r#","clusterIP":"{address}""#))).await;
+    assert_eq!(taken.code, 422, "{}", taken.text);
+    server.ask("DELETE", &format!("{path}/one"), "").await;
+    let free = server.ask("POST", path, service("two", &format!(r#","clusterIP":"{address}""#))).await;
+    assert_eq!(free.code, 201, "{}", free.text);
+    let node_port = server.ask("POST", path, service("three", r#","type":"NodePort""#)).await.json();
+    let port = node_port["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
+    assert!((30000..=32767).contains(&port));
+}
+
+#[tokio::test]
+async fn scale() {
+    let server = TestServer::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let body = r#"{"metadata":{"name":"d"},"spec":{"replicas":2,"selector":{"matchLabels":{"a":"b"}},
+        "template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}"#;
+    let made = server.ask("POST", path, body).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(made.json()["metadata"]["generation"], 1);
+    let scale = server.ask("GET", &format!("{path}/d/scale"), "").await.json();
+    assert_eq!(
+        (scale["spec"]["replicas"].as_i64(), scale["status"]["selector"].as_str()),
+        (Some(2), Some("a=b"))
+    );
+    let header = [("content-type", "application/merge-patch+json")];
+    let scaled =
+        server.ask_with("PATCH", &format!("{path}/d/scale"), &header, r#"{"spec":{"replicas":5}}"#).await;
+    assert_eq!((scaled.code, scaled.json()["spec"]["replicas"].as_i64()), (200, Some(5)), "{}", scaled.text);
+    let object = server.ask("GET", &format!("{path}/d"), "").await.json();
+    assert_eq!(
+        (object["spec"]["replicas"].as_i64(), object["metadata"]["generation"].as_i64()),
+        (Some(5), Some(2))
+    );
+}
+
+#[tokio::test]
+async fn tables_and_partial_metadata() {
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let table = server.ask_with("GET", MAPS, &accept, "").await.json();
+    assert_eq!((table["kind"].as_str(), table["rows"].as_array().unwrap().len()), (Some("Table"), 1));
+    let accept = [("accept", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io")];
+    let partial = server.ask_with("GET", MAPS, &accept, "").await.json();
+    assert_eq!(partial["kind"], "PartialObjectMetadataList");
+    assert!(partial["items"][0]["data"].is_null());
+}
+
+#[tokio::test]
+async fn who_may_what() {
+    use crate::user::User;
+    let server = TestServer::start().await;
+    let nobody = User::new("bob", [""; 0]);
+    let refused = server.ask_as(nobody.clone(), "GET", PODS, &[], "").await;
+    assert_eq!(
+        refused.json()["message"],
+        r#"pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "default""#
+    );
+    let nodes = server.ask_as(nobody.clone(), "GET", "/api/v1/nodes/x", &[], "").await;
+    assert_eq!(
+        nodes.json()["message"],
+        r#"nodes "x" is forbidden: User "bob" cannot get resource "nodes" in API group "" at the cluster scope"#
+    );
+    assert_eq!(server.ask_as(nobody.clone(), "GET", "/apis", &[], "").await.code, 200);
+    let review = r#"{"spec":{"resourceAttributes":{"verb":"list","resource":"pods"}}}"#;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let answer = server.ask_as(nobody, "POST", path, &[], review).await;
+    assert_eq!(
+        (answer.code, answer.json()["status"]["allowed"].as_bool()),
+        (201, Some(false)),
+        "{}",
+        answer.text
+    );
+    let as_bob = server.ask_with("GET", PODS, &[("impersonate-user", "bob")], "").await;
+    assert_eq!(as_bob.code, 403);
+    let who = server.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await.json();
+    assert_eq!(who["status"]["userInfo"]["username"], "kubernetes-admin");
+    let anonymous = crate::Peer::Network(None);
+    let request = http::Request::builder().uri("/api").body(crate::body::empty()).unwrap();
+    assert_eq!(server.api.handle(request, anonymous.clone()).await.status(), 401);
+    let request = http::Request::builder().uri("/readyz").body(crate::body::empty()).unwrap();
+    assert_eq!(server.api.handle(request, anonymous).await.status(), 200);
+}
+
+#[tokio::test]
+async fn tokens_are_bound_to_their_account() {
+    use rcgen::KeyPair;
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let server = TestServer::start_with(|config| {
+        config.service_account = crate::ServiceAccountKeys {
+            issuer: "https://test".into(),
+            audiences: vec!["https://test".into()],
+            signing_key_pem: key.serialize_pem().into_bytes(),
+            verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
+        };
+    })
+    .await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    server.ask("POST", accounts, r#"{"metadata":{"name":"sa"}}"#).await;
+    let made = server.ask("POST", &format!("{accounts}/sa/token"), r#"{"spec":{"audiences":[]}}"#).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let token = made.json()["status"]["token"].as_str().unwrap().to_owned();
+    let user = server.api.authenticate_token(&token).await.expect("a new token is good");
+    assert_eq!(user.name, "system:serviceaccount:default:sa");
+    let review = format!(r#"{{"spec":{{"token":"{token}"}}}}"#);
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let reviewed = server.ask("POST", path, review.clone()).await.json();
+    assert_eq!(reviewed["status"]["authenticated"], true, "{reviewed}");
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    assert!(server.api.authenticate_token(&forged).await.is_none());
+    server.ask("DELETE", &format!("{accounts}/sa"), "").await;
+    assert!(server.api.authenticate_token(&token).await.is_none(), "the account is gone");
+    let short =
+        server.ask("POST", &format!("{accounts}/sa/token"), r#"{"spec":{"expirationSeconds":5}}"#).await;
+    assert_eq!(short.code, 404);
+}
+
+#[tokio::test]
+async fn evictions_respect_budgets() {
+    let server = server_with_account().await;
+    server.ask("POST", PODS, POD).await;
+    let mut pod = server.ask("GET", &format!("{PODS}/a"), "").await.json();
+    pod["status"]["phase"] = "Running".into();
+    server.ask("PUT", &format!("{PODS}/a/status"), pod.to_string()).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget =
+        r#"{"metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"app":"x"}}}}"#;
+    let made = server.ask("POST", budgets, budget).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let eviction = r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"a"}}"#;
+    let refused = server.ask("POST", &format!("{PODS}/a/eviction"), eviction).await;
+    assert_eq!(refused.code, 429, "{}", refused.text);
+    assert!(refused.headers.contains_key("retry-after"));
+    server.ask("DELETE", &format!("{budgets}/b"), "").await;
+    let evicted = server.ask("POST", &format!("{PODS}/a/eviction"), eviction).await;
+    assert_eq!(evicted.code, 201, "{}", evicted.text);
+}
+
+#[tokio::test]
+async fn discovery_and_paths() {
+    let server = TestServer::start().await;
+    for path in [
+        "/api",
+        "/apis",
+        "/api/v1",
+        "/apis/apps",
+        "/apis/apps/v1",
+        "/version",
+        "/",
+        "/metrics",
+        "/livez?verbose",
+    ] {
+        let answer = server.ask("GET", path, "").await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.text);
+    }
+    assert_eq!(server.ask("GET", "/version", "").await.json()["gitVersion"], crate::VERSION);
+    assert_eq!(server.ask("GET", "/nothing", "").await.code, 404);
+    assert_eq!(server.ask("POST", "/apis", "{}").await.code, 405);
+}
+
+#[tokio::test]
+async fn too_many_at_once() {
+    let server = TestServer::start_with(|c| c.limits.reads_in_flight = 0).await;
+    let user = crate::user::User::new("system:kube-scheduler", [""; 0]);
+    let refused = server.ask_as(user, "GET", "/api/v1/nodes", &[], "").await;
+    assert_eq!((refused.code, refused.headers["retry-after"].to_str().unwrap()), (429, "1"));
+}
