@@ -262,6 +262,9 @@ pub struct Kind {
     pub selectable_fields: Cow<'static, [Text]>,
     /// Does `metadata.generation` count changes (of anything but metadata and status)?
     pub has_generation: bool,
+    /// Does a create keep the status it brings (nodes register themselves with it)? Otherwise the engine takes it away
+    /// before `prepare_create`, where the kind has a status subresource.
+    pub keeps_status_on_create: bool,
     /// May a PUT to a missing name create it (upstream's AllowCreateOnUpdate)?
     pub create_on_update: bool,
     /// May an update leave the resource version out (upstream's AllowUnconditionalUpdate)?

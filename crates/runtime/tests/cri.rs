@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use harness::{Cluster, eventually};
 use k8s_cri::v1 as cri;
+use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{ContainerEventType, ContainerState, PodSandboxState};
 use tonic::Code;
 
@@ -266,6 +267,55 @@ async fn security_settings_reach_the_process() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("Read-only file system"));
     let users = cluster.status(&id).await.user.unwrap().linux.unwrap();
     assert_eq!((users.uid, users.gid), (1234, 99));
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn system_call_filters_hold_for_the_program_and_for_exec() {
+    let Some(mut cluster) = Cluster::start("calls").await else { return };
+    let pod = cluster.run_pod("calls", |_| {}).await;
+    let profile = cluster.dir.path().join("profile.json");
+    let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_ERRNO","errnoRet":5}]}"#;
+    std::fs::write(&profile, text).unwrap();
+    let local = profile.display().to_string();
+    for (kind, reference, no_new_privs, mkdir_fails) in [
+        (ProfileType::Unconfined, "", false, false),
+        (ProfileType::RuntimeDefault, "", false, false),
+        (ProfileType::RuntimeDefault, "", true, false),
+        (ProfileType::Localhost, local.as_str(), false, true),
+    ] {
+        let name = format!("{kind:?}-{no_new_privs}").to_lowercase();
+        let filtered = |c: &mut cri::ContainerConfig| {
+            let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+            let profile =
+                cri::SecurityProfile { profile_type: kind.into(), localhost_ref: reference.to_owned() };
+            context.seccomp = Some(profile);
+            context.no_new_privs = no_new_privs;
+        };
+        let id = cluster.run(&pod, &name, &["sleep", "1000"], filtered).await.unwrap();
+        let script = "grep -E '^(Seccomp|CapEff|CapBnd):' /proc/1/status; mkdir /tmp/x && echo made; unshare -U true && echo unshared";
+        let out = cluster.exec(&id, &["sh", "-c", script], 10).await.unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let confined = kind != ProfileType::Unconfined;
+        assert!(text.contains(if confined { "Seccomp:\t2" } else { "Seccomp:\t0" }), "{name}: {text}");
+        assert_eq!(text.contains("made"), !mkdir_fails, "{name}: {text}");
+        assert_eq!(text.contains("unshared"), kind != ProfileType::RuntimeDefault, "{name}: {text}");
+        // What installing took has been given back: the default set, without CAP_SYS_ADMIN.
+        assert!(
+            text.contains("CapEff:\t00000000a80425fb") && text.contains("CapBnd:\t00000000a80425fb"),
+            "{text}"
+        );
+    }
+    let absent = cluster.create(&pod, "absent", &["true"], |c| {
+        let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        let profile = cri::SecurityProfile {
+            profile_type: ProfileType::Localhost.into(),
+            localhost_ref: "/none".into(),
+        };
+        context.seccomp = Some(profile);
+    });
+    assert!(absent.await.unwrap_err().message().contains("seccomp profile: /none"));
     cluster.remove_pod(&pod).await;
     cluster.assert_clean().await;
 }

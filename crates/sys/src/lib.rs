@@ -11,6 +11,7 @@ pub mod fds;
 pub mod mounts;
 pub mod namespaces;
 pub mod process;
+pub mod seccomp;
 pub mod signals;
 pub mod sockets;
 pub mod tty;

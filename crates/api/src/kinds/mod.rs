@@ -3,11 +3,15 @@
 //! `rows.rs` holds one row a kind; what makes a kind special stands in a file of its own beside it.
 
 mod columns;
+mod config;
 mod look;
+pub mod namespace;
+mod node;
 pub mod pod;
 mod row;
 mod rows;
 mod storage;
+mod workload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
@@ -151,7 +155,6 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-#[allow(dead_code)] // grows with the hooks
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

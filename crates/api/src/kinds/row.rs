@@ -22,6 +22,7 @@ pub(crate) struct Row {
     prefix: &'static str,
     stored_as: Option<(&'static str, &'static str)>,
     has_generation: bool,
+    keeps_status: bool,
     create_on_update: bool,
     unconditional_update: bool,
     hooks: Hooks,
@@ -54,6 +55,7 @@ const fn row(scope: Scope, group: &'static str, kind: &'static str, plural: &'st
         prefix: plural,
         stored_as: None,
         has_generation: false,
+        keeps_status: false,
         create_on_update: false,
         unconditional_update: true,
         hooks: NO_HOOKS,
@@ -139,6 +141,10 @@ impl Row {
         self.has_generation = true;
         self
     }
+    pub(crate) const fn keeps_status(mut self) -> Self {
+        self.keeps_status = true;
+        self
+    }
     pub(crate) const fn create_on_update(mut self) -> Self {
         self.create_on_update = true;
         self
@@ -197,6 +203,7 @@ impl From<&Row> for Kind {
             columns: row.columns.into(),
             selectable_fields: texts(row.selectable),
             has_generation: row.has_generation,
+            keeps_status_on_create: row.keeps_status,
             create_on_update: row.create_on_update,
             unconditional_update: row.unconditional_update,
             hooks: row.hooks,

@@ -1,7 +1,7 @@
 //! One row a built-in kind of Kubernetes 1.37: everything generally available (beta groups are off by default upstream).
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
-use super::{columns, pod};
+use super::{columns, config, namespace, node, pod, workload};
 use crate::kind::{Subresource, Verb};
 
 const NO_COLLECTION_DELETE: &[Verb] =
@@ -117,22 +117,22 @@ const MIGRATION: &str = "storagemigration.k8s.io";
 pub(super) const ROWS: &[Row] = &[
     namespaced("", "Binding", "bindings").verbs(Verb::CREATE_ONLY),
     cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
-    namespaced("", "ConfigMap", "configmaps").columns(columns::CONFIG_MAP).short(&["cm"]),
+    namespaced("", "ConfigMap", "configmaps").hooks(config::CONFIG_MAP).columns(columns::CONFIG_MAP).short(&["cm"]),
     namespaced("", "Endpoints", "endpoints").columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
     namespaced("", "Event", "events").columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
     namespaced("", "LimitRange", "limitranges").short(&["limits"]).create_on_update(),
-    cluster("", "Namespace", "namespaces").columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
+    cluster("", "Namespace", "namespaces").hooks(namespace::HOOKS).columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
         .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
-    cluster("", "Node", "nodes").columns(columns::NODE).short(&["no"]).subresources(NODE_SUBRESOURCES).prefix("minions")
+    cluster("", "Node", "nodes").hooks(node::HOOKS).columns(columns::NODE).short(&["no"]).subresources(NODE_SUBRESOURCES).keeps_status().prefix("minions")
         .selectable(&["spec.unschedulable"]),
     namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").columns(columns::PERSISTENT_VOLUME_CLAIM).short(&["pvc"]).status(),
     cluster("", "PersistentVolume", "persistentvolumes").columns(columns::PERSISTENT_VOLUME).short(&["pv"]).status(),
     namespaced("", "Pod", "pods").columns(pod::COLUMNS).hooks(pod::HOOKS).short(&["po"]).all().subresources(POD_SUBRESOURCES).selectable(POD_FIELDS).generation(),
-    namespaced("", "PodTemplate", "podtemplates").columns(columns::POD_TEMPLATE).generation().create_on_update(),
-    namespaced("", "ReplicationController", "replicationcontrollers").columns(columns::REPLICATION_CONTROLLER).short(&["rc"]).all().prefix("controllers")
+    namespaced("", "PodTemplate", "podtemplates").hooks(workload::POD_TEMPLATE).columns(columns::POD_TEMPLATE).generation().create_on_update(),
+    namespaced("", "ReplicationController", "replicationcontrollers").hooks(workload::REPLICATION_CONTROLLER).columns(columns::REPLICATION_CONTROLLER).short(&["rc"]).all().prefix("controllers")
         .subresources(SCALE_AND_STATUS).selectable(&["status.replicas"]).generation(),
     namespaced("", "ResourceQuota", "resourcequotas").columns(columns::RESOURCE_QUOTA).short(&["quota"]).status(),
-    namespaced("", "Secret", "secrets").columns(columns::SECRET).selectable(&["type"]),
+    namespaced("", "Secret", "secrets").hooks(config::SECRET).columns(columns::SECRET).selectable(&["type"]),
     namespaced("", "ServiceAccount", "serviceaccounts").columns(columns::SERVICE_ACCOUNT).short(&["sa"]).subresources(TOKEN),
     namespaced("", "Service", "services").columns(columns::SERVICE).short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
         .prefix("services/specs").selectable(&["spec.clusterIP", "spec.type"]).create_on_update(),
@@ -140,10 +140,10 @@ pub(super) const ROWS: &[Row] = &[
     cluster(APIREGISTRATION, "APIService", "apiservices").columns(columns::API_SERVICE).extension().status().prefix("apiregistration.k8s.io/apiservices")
         .conditional(),
 
-    namespaced(APPS, "ControllerRevision", "controllerrevisions").columns(columns::CONTROLLER_REVISION),
-    namespaced(APPS, "DaemonSet", "daemonsets").columns(columns::DAEMON_SET).short(&["ds"]).all().status().generation(),
-    namespaced(APPS, "Deployment", "deployments").columns(columns::DEPLOYMENT).short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
-    namespaced(APPS, "ReplicaSet", "replicasets").columns(columns::REPLICA_SET).short(&["rs"]).all().subresources(SCALE_AND_STATUS)
+    namespaced(APPS, "ControllerRevision", "controllerrevisions").hooks(config::CONTROLLER_REVISION).columns(columns::CONTROLLER_REVISION),
+    namespaced(APPS, "DaemonSet", "daemonsets").hooks(workload::DAEMON_SET).columns(columns::DAEMON_SET).short(&["ds"]).all().status().generation(),
+    namespaced(APPS, "Deployment", "deployments").hooks(workload::DEPLOYMENT).columns(columns::DEPLOYMENT).short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
+    namespaced(APPS, "ReplicaSet", "replicasets").hooks(workload::REPLICA_SET).columns(columns::REPLICA_SET).short(&["rs"]).all().subresources(SCALE_AND_STATUS)
         .selectable(&["status.replicas"]).generation(),
     namespaced(APPS, "StatefulSet", "statefulsets").columns(columns::STATEFUL_SET).short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
 

@@ -85,7 +85,7 @@ pub(crate) struct Output {
 pub(crate) fn build(input: &Input<'_>) -> Result<Output> {
     let context = security_context(input.config);
     let user = user::resolve(input.rootfs, &context, image_user(input.image))?;
-    let filters = security::filters(&context)?;
+    let filters = security::filters(&context, input.host.cgroups)?;
     let capabilities = security::capabilities(&context, filters.is_some(), input.host.cgroups)?;
     let cwd = working_dir(input);
     let mounts = mounts::mounts(input, &context)?;

@@ -142,7 +142,7 @@ fn normalised(names: &[String]) -> Result<Vec<String>> {
 }
 
 /// The filters that a container asked for. AppArmor is refused where it would silently not be applied.
-pub(super) fn filters(context: &LinuxContainerSecurityContext) -> Result<Option<Filters>> {
+pub(super) fn filters(context: &LinuxContainerSecurityContext, cgroups: Version) -> Result<Option<Filters>> {
     if let Some(profile) = &context.apparmor {
         if profile.profile_type() == ProfileType::Localhost {
             return Err(SpecError(format!("apparmor is not supported: profile {:?}", profile.localhost_ref)));
@@ -154,7 +154,7 @@ pub(super) fn filters(context: &LinuxContainerSecurityContext) -> Result<Option<
     let Some(profile) = &context.seccomp else { return Ok(None) };
     let made = match profile.profile_type() {
         ProfileType::Unconfined => return Ok(None),
-        ProfileType::RuntimeDefault => seccomp::runtime_default(),
+        ProfileType::RuntimeDefault => seccomp::runtime_default(&chosen(context, cgroups)?),
         ProfileType::Localhost => seccomp::from_file(profile.localhost_ref.as_ref()),
     };
     made.map(Some).map_err(|e| SpecError(format!("seccomp profile: {e}")))

@@ -2,7 +2,7 @@
 
 use crate::Value;
 use crate::field::{Error, Path};
-use crate::kinds::look::{Errors, given, items, required, required_by, text};
+use crate::kinds::look::{Errors, given, required, required_by, text};
 use crate::rules::{self, invalid_each};
 
 const ENV_FIELDS: &[&str] = &[
