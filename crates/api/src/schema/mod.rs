@@ -105,7 +105,7 @@ pub enum Omit {
     Zero,
 }
 
-/// Limits and other rules of a node that only few nodes have.
+/// What only few nodes have.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// Keys of a `listType=map` list.
@@ -116,15 +116,24 @@ pub struct Rules {
     pub default: Option<Value>,
     /// Allowed values.
     pub enum_values: Vec<Value>,
+    /// What only schemas of custom resources have.
+    pub limits: Option<Box<Limits>>,
+}
+
+/// The rest of an OpenAPI schema, for validation and `explain` of custom resources.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// OpenAPI `type`, `""` for none.
+    pub type_name: Str,
     /// OpenAPI `format`.
     pub format: Option<Str>,
     /// One or more sentences for `explain`.
     pub description: Option<Str>,
     /// Names of fields that must be there.
     pub required: Vec<Str>,
-    /// `minimum` and `exclusiveMinimum`.
+    /// `minimum`, and is it exclusive?
     pub minimum: Option<(f64, bool)>,
-    /// `maximum` and `exclusiveMaximum`.
+    /// `maximum`, and is it exclusive?
     pub maximum: Option<(f64, bool)>,
     /// `multipleOf`
     pub multiple_of: Option<f64>,

@@ -1,6 +1,7 @@
 //! The built-in schema, read once from the field table (`fields.tsv`): one line a field, columns named by its first line.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
 use super::{Field, ListType, Node, NodeId, Omit, PatchStrategy, Rules, Schema, SchemaRef, Struct, StructId};
@@ -14,9 +15,32 @@ const RUNTIME: &str = "io.k8s.apimachinery.pkg.runtime";
 const APIEXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions";
 const APIREGISTRATION: &str = "io.k8s.kube-aggregator.pkg.apis.apiregistration";
 
+/// FNV-1a: the table is ours, so nobody can aim at its hashes, and reading it is part of every start.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Names<T> = HashMap<&'static str, T, BuildHasherDefault<Fnv>>;
+
 struct Table {
     schema: Schema,
-    by_message: HashMap<&'static str, StructId>,
+    by_message: Names<StructId>,
 }
 
 static BUILTIN: LazyLock<Table> = LazyLock::new(|| Loader::default().load(TABLE));
@@ -128,9 +152,14 @@ fn literal(text: &'static str) -> Value {
 #[derive(Default)]
 struct Loader {
     schema: Schema,
-    by_message: HashMap<&'static str, StructId>,
-    /// Nodes without rules of their own, shared by all fields of that Go type.
-    plain: HashMap<(&'static str, &'static str), NodeId>,
+    by_message: Names<StructId>,
+    /// Nodes without rules of their own, shared by all fields of that Go type in the package that is being read.
+    plain: Names<NodeId>,
+    /// The same for types that are alike everywhere.
+    scalars: Names<NodeId>,
+    package: &'static str,
+    /// Space to put names together.
+    name: String,
 }
 
 impl Loader {
@@ -138,6 +167,8 @@ impl Loader {
         self.schema.built_in = true;
         self.schema.fields.reserve(6000);
         self.schema.nodes.reserve(4500);
+        self.schema.structs.reserve(1300);
+        self.by_message.reserve(1300);
         self.name_messages(text);
         self.read_fields(text);
         self.sort_fields();
@@ -147,14 +178,19 @@ impl Loader {
     /// Every message gets its struct and, under the same number, its node, so that fields can point at what comes later.
     fn name_messages(&mut self, text: &'static str) {
         let mut aliases = Vec::new();
-        for row in text.lines().skip(1).map(Row::parse) {
-            if let Some(target) = row.go().strip_prefix('=') {
-                aliases.push((row.message(), target));
+        for line in text.lines().skip(1) {
+            let (message, rest) = line.split_once('\t').unwrap_or((line, ""));
+            if !rest.starts_with("*\t") {
+                self.name_message(message);
                 continue;
             }
-            let id = self.name_message(row.message());
-            if row.field() == "*" {
-                self.schema.nodes[id.0 as usize].atomic = row.list_type() == "atomic";
+            let row = Row::parse(line);
+            match row.go().strip_prefix('=') {
+                Some(target) => aliases.push((message, target)),
+                None => {
+                    let id = self.name_message(message);
+                    self.schema.nodes[id.0 as usize].atomic = row.list_type() == "atomic";
+                }
             }
         }
         for (alias, target) in aliases {
@@ -233,12 +269,22 @@ impl Loader {
 
     fn type_node(&mut self, package: &'static str, go: &'static str) -> NodeId {
         let go = go.trim_start_matches('*');
-        if let Some(&id) = self.plain.get(&(package, go)) {
+        if package != self.package && !package.is_empty() {
+            self.package = package;
+            self.plain.clear();
+        }
+        if let Some(&id) = self.scalars.get(go).or_else(|| self.plain.get(go)) {
             return id;
         }
         let node = self.new_node(package, go);
+        let anywhere = matches!(node.ty, Type::Bool | Type::Int32 | Type::Int64 | Type::Float | Type::Bytes)
+            || matches!(go, "string" | "[]string" | "metav1.Time" | "metav1.ObjectMeta" | "metav1.ListMeta");
         let id = self.schema.push_node(node);
-        self.plain.insert((package, go), id);
+        if anywhere {
+            self.scalars.insert(go, id)
+        } else {
+            self.plain.insert(go, id)
+        };
         id
     }
 
@@ -261,7 +307,7 @@ impl Loader {
         }
     }
 
-    fn named_node(&self, package: &str, go: &'static str) -> Node {
+    fn named_node(&mut self, package: &str, go: &'static str) -> Node {
         match self.resolve(package, go) {
             Some(id) => Node { go, ..self.schema.nodes[id.0 as usize].clone() },
             None => Node { ty: Type::String, go, ..Node::default() },
@@ -269,24 +315,31 @@ impl Loader {
     }
 
     /// The message that a Go type names in a package. The import aliases are few and used alike everywhere.
-    fn resolve(&self, package: &str, go: &str) -> Option<StructId> {
-        let find =
-            |package: &str, name: &str| self.by_message.get(format!("{package}.{name}").as_str()).copied();
-        let Some((alias, name)) = go.split_once('.') else { return find(package, go) };
+    fn resolve(&mut self, package: &str, go: &str) -> Option<StructId> {
+        let Some((alias, name)) = go.split_once('.') else { return self.find(&[package], go) };
         let group = package.rsplit_once('.').map_or("", |(group, _)| group);
         match alias {
-            "metav1" => find(META, name),
-            "runtime" => find(RUNTIME, name),
-            "corev1" | "apiv1" => find(CORE, name),
-            "v1" => find(CORE, name)
-                .or_else(|| find(META, name))
-                .or_else(|| find(&format!("{group}.v1"), name))
-                .or_else(|| find("io.k8s.api.authentication.v1", name)),
+            "metav1" => self.find(&[META], name),
+            "runtime" => self.find(&[RUNTIME], name),
+            "corev1" | "apiv1" => self.find(&[CORE], name),
+            "v1" => self
+                .find(&[CORE], name)
+                .or_else(|| self.find(&[META], name))
+                .or_else(|| self.find(&[group, ".v1"], name))
+                .or_else(|| self.find(&["io.k8s.api.authentication.v1"], name)),
             _ => {
-                let digit = alias.rfind('v').unwrap_or(alias.len());
-                find(&format!("io.k8s.api.{}.{}", &alias[..digit], &alias[digit..]), name)
+                let (group, version) = alias.split_at(alias.rfind('v').unwrap_or(alias.len()));
+                self.find(&["io.k8s.api.", group, ".", version], name)
             }
         }
+    }
+
+    fn find(&mut self, package: &[&str], name: &str) -> Option<StructId> {
+        self.name.clear();
+        self.name.extend(package.iter().copied());
+        self.name.push('.');
+        self.name.push_str(name);
+        self.by_message.get(self.name.as_str()).copied()
     }
 
     fn sort_fields(&mut self) {
