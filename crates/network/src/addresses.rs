@@ -278,7 +278,7 @@ mod tests {
 
         let mut second = Addresses::load(dir.path(), None).unwrap();
         assert_eq!(second.cidr(), Some(net("10.1.0.0/28")));
-        assert_eq!(second.records().cloned().collect::<Vec<_>>(), [a.clone()]);
+        assert_eq!(second.records().collect::<Vec<_>>(), [&a]);
         let c = second.reserve("c", "vc".into(), vec![]).unwrap();
         assert!(c.address > b.address, "{c:?} comes after {b:?}, free again only since a moment");
         assert!(second.set_cidr(net("10.2.0.0/28")).is_err());

@@ -99,6 +99,8 @@ impl PodNetwork {
         let bridge = self.bridge_index().await?;
         let record = self.reserve(&attachment)?;
         if let Err(error) = self.connect(&attachment, &record, bridge, cidr).await {
+            // Perhaps somebody removed the bridge: the next attach looks again.
+            *self.inner.ready.lock().await = None;
             if let Err(cleanup) = self.detach(&attachment.sandbox_id).await {
                 tracing::warn!(sandbox = %attachment.sandbox_id, %cleanup, "network of failed sandbox stays behind");
             }

@@ -1,6 +1,8 @@
 //! The pod network on real links. Each test runs on a thread that has entered a fresh network namespace,
 //! which plays the node: tests run side by side, need root, and the kernel cleans up behind them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -292,5 +294,10 @@ fn failures_leave_nothing_behind() {
         assert_eq!(network.pod_ips("a"), None);
         let again = network.attach(attachment("b", &pod, vec![tcp(80, 80, None)])).await.unwrap();
         assert_eq!(again.primary.to_string(), "10.99.1.3", "the failed pod's address waits its turn");
+
+        run(&["ip", "link", "del", "nt0"]);
+        let other = Pod::new();
+        network.attach(attachment("c", &other, vec![])).await.unwrap_err();
+        network.attach(attachment("c", &other, vec![])).await.unwrap();
     });
 }

@@ -1,6 +1,8 @@
 //! The image store from outside: archives built here, a real registry on loopback, real overlayfs mounts.
 //! Needs root and Debian's `docker-registry`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -331,6 +333,37 @@ fn a_hundred_layers_fit_on_the_mount_page() {
 }
 
 #[test]
+fn importing_mounting_and_removing_at_once_disturb_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            scope.spawn(move || {
+                // A handle of its own stands for a process of its own.
+                let store = store(dir);
+                let own = worker.to_string();
+                let built = build(&[BASE, &[("own", own.as_bytes())]], "");
+                let archive = dir.join(format!("{worker}.tar"));
+                std::fs::write(&archive, docker_save(&[(&built, &[&format!("app{worker}:1")])])).unwrap();
+                for _ in 0..10 {
+                    store.import(&archive, None).unwrap();
+                    let image = store.resolve(&format!("app{worker}:1")).unwrap().unwrap();
+                    let container = dir.join(format!("container{worker}"));
+                    let rootfs = store.mount_rootfs(&image, &container).unwrap();
+                    store.remove(&image.id).unwrap();
+                    assert_eq!(std::fs::read_to_string(rootfs.join("own")).unwrap(), own);
+                    assert_eq!(std::fs::read_to_string(rootfs.join("etc/motd")).unwrap(), "base");
+                    store.unmount_rootfs(&container).unwrap();
+                }
+            });
+        }
+    });
+    let store = store(dir);
+    assert!(store.list().unwrap().is_empty());
+    assert_eq!((count(dir, "blobs/sha256"), count(dir, "layers"), count(dir, "tmp")), (0, 0, 0));
+}
+
+#[test]
 fn whiteouts_on_disk_are_overlayfs_ones() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
@@ -489,7 +522,7 @@ async fn cri_tells_what_is_there() {
     assert!(found.info["info"].contains("imageSpec"));
     assert!(status("nope", false).await.image.is_none());
     let all = server.list_images(tonic::Request::new(ListImagesRequest::default())).await.unwrap();
-    assert_eq!(all.into_inner().images, [image.clone()]);
+    assert_eq!(all.into_inner().images, std::slice::from_ref(&image));
     let usage = server.image_fs_info(tonic::Request::new(ImageFsInfoRequest {})).await.unwrap().into_inner();
     assert!(usage.image_filesystems[0].used_bytes.as_ref().unwrap().value > 0);
 

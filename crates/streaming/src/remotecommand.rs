@@ -166,10 +166,8 @@ async fn collect_streams(
 
 async fn run(pipes: Pipes, target: Target, tty: bool, backend: &dyn StreamBackend) {
     let (sizes, resize) = mpsc::channel(SIZES);
-    let _pump = match pipes.resize {
-        Some(reader) => Some(AbortOnDropHandle::new(tokio::spawn(pump_sizes(reader, sizes)))),
-        None => None,
-    };
+    let pump = |reader| AbortOnDropHandle::new(tokio::spawn(pump_sizes(reader, sizes)));
+    let _pump = pipes.resize.map(pump);
     let Pipes { stdin, stdout, stderr, mut error, as_status, .. } = Pipes { resize: None, ..pipes };
     let session = Session { stdin, stdout, stderr, tty, resize };
     let outcome = match target {

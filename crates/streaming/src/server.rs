@@ -220,16 +220,16 @@ async fn serve_connection(connection: TcpStream, shared: Arc<Shared>) {
 
 fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::POST {
-        return body(upgrade::refuse(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"));
+        return body(*upgrade::refuse(StatusCode::METHOD_NOT_ALLOWED, "method not allowed"));
     }
     match shared.take(request.uri().path()) {
         Some(wanted) => serve(request, wanted, Arc::clone(&shared.backend), shared.config.clone()),
-        None => body(upgrade::refuse(StatusCode::NOT_FOUND, "404 page not found")),
+        None => body(*upgrade::refuse(StatusCode::NOT_FOUND, "404 page not found")),
     }
 }
 
-fn body(response: Response<String>) -> Response<Full<Bytes>> {
-    response.map(|text| Full::new(Bytes::from(text)))
+fn body(refusal: Response<String>) -> Response<Full<Bytes>> {
+    refusal.map(|text| Full::new(Bytes::from(text)))
 }
 
 /// Answers an upgrade request for `wanted` and serves the session in a task of its own. A request that is no
@@ -252,7 +252,7 @@ pub fn serve(
         StreamRequest::PortForward { sandbox_id, ports } => {
             let (response, protocol) = match upgrade::port_forward(request.headers()) {
                 Ok(agreed) => agreed,
-                Err(refusal) => return body(refusal),
+                Err(refusal) => return body(*refusal),
             };
             tokio::spawn(async move {
                 let Some(io) = upgraded(request).await else { return };
@@ -272,7 +272,7 @@ fn serve_remote_command(
 ) -> Response<Full<Bytes>> {
     let (response, protocol) = match upgrade::remote_command(request.headers()) {
         Ok(agreed) => agreed,
-        Err(refusal) => return body(refusal),
+        Err(refusal) => return body(*refusal),
     };
     tokio::spawn(async move {
         let Some(io) = upgraded(request).await else { return };

@@ -92,7 +92,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a
 }
 
 /// A refusal or the answer that switches protocols, with what was agreed.
-pub(crate) type Agreed<P> = Result<(Response<()>, P), Response<String>>;
+pub(crate) type Agreed<P> = Result<(Response<()>, P), Box<Response<String>>>;
 
 /// For exec and attach.
 pub(crate) fn remote_command(headers: &HeaderMap) -> Agreed<RemoteCommand> {
@@ -185,10 +185,10 @@ fn header(value: &str) -> HeaderValue {
 }
 
 /// A plain refusal.
-pub(crate) fn refuse(status: StatusCode, message: impl Into<String>) -> Response<String> {
+pub(crate) fn refuse(status: StatusCode, message: impl Into<String>) -> Box<Response<String>> {
     let mut response = Response::new(message.into() + "\n");
     *response.status_mut() = status;
-    response
+    Box::new(response)
 }
 
 #[cfg(test)]

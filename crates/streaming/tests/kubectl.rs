@@ -1,6 +1,8 @@
 //! Real kubectl against the codecs: a stand-in for an API server knows one pod, whose containers are
 //! processes of this machine. Needs kubectl in the PATH.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::convert::Infallible;
 use std::process::Stdio;
 use std::sync::Arc;

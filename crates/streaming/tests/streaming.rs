@@ -1,5 +1,7 @@
 //! The streaming server against clients written here: WebSocket through a library, SPDY by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

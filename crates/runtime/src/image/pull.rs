@@ -256,9 +256,8 @@ fn explain(error: OciDistributionError, reference: &Reference) -> ImageError {
     match error {
         E::ImageManifestNotFoundError(_) => ImageError::NotFound(format!("{named}: not found")),
         E::RegistryError { envelope, url } => {
-            let has = |codes: &[OciErrorCode]| {
-                envelope.errors.iter().any(|error| codes.iter().any(|code| error.code == *code))
-            };
+            let has =
+                |codes: &[OciErrorCode]| envelope.errors.iter().any(|error| codes.contains(&error.code));
             use OciErrorCode as C;
             if has(&[C::ManifestUnknown, C::NameUnknown, C::NotFound, C::BlobUnknown, C::NameInvalid]) {
                 ImageError::NotFound(format!("{named}: not found"))
