@@ -1,6 +1,7 @@
 //! The kind table: one row a kind, built in or from a CRD. Routes, discovery, OpenAPI, columns, RBAC names derive from it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::field;
 use crate::{GroupResource, Status, Value, json};
@@ -28,6 +29,8 @@ pub struct Version {
     pub storage: bool,
     /// Key into the field table: `io.k8s.api.core.v1.Pod`. Empty for CRDs, which bring their own schema.
     pub message: Text,
+    /// The schema of a CRD's version as its author wrote it (`openAPIV3Schema`), for OpenAPI documents.
+    pub open_api: Option<Arc<Value>>,
     /// Between this version and the storage version, where more differs than `apiVersion`.
     pub convert: Option<Conversion>,
 }

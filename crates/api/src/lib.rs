@@ -8,6 +8,7 @@ pub mod json;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -184,6 +184,7 @@ impl From<&Row> for Kind {
             served: true,
             storage: v.storage,
             message: row.message(v.name).into(),
+            open_api: None,
             convert: v.convert,
         };
         Kind {

@@ -1,0 +1,198 @@
+//! OpenAPI documents, derived from the kind table and the field table: what `kubectl explain`, its validation and generic
+//! clients read.
+//!
+//! Version 3 has one document a group version and an index; version 2 is one document of everything. Building one takes
+//! milliseconds and memory, so it happens at the first request, and only the bytes are kept, under the generation of the
+//! kind table.
+
+mod paths;
+mod schemas;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::kinds::Snapshot;
+use crate::{Object, Value, discovery, json};
+
+const TITLE: &str = "Kubernetes";
+
+/// The two forms of the same facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    V2,
+    V3,
+}
+
+impl Form {
+    /// Where definitions stand in the document.
+    fn reference(self, name: &str) -> String {
+        match self {
+            Form::V2 => format!("#/definitions/{name}"),
+            Form::V3 => format!("#/components/schemas/{name}"),
+        }
+    }
+}
+
+/// One document as it goes out.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// JSON.
+    pub body: Bytes,
+    /// Changes when the body does; part of the index's URLs and the ETag.
+    pub hash: String,
+}
+
+impl Document {
+    fn new(value: &Value) -> Self {
+        let body = Bytes::from(json::to_vec(value));
+        let hash = format!("{:X}", Sha256::digest(&body));
+        Document { body, hash }
+    }
+}
+
+/// Documents made so far; as many as there are group versions, and one.
+#[derive(Debug, Default)]
+pub struct Documents {
+    made: Mutex<Made>,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    generation: u64,
+    documents: HashMap<String, Document>,
+}
+
+impl Documents {
+    /// `GET /openapi/v3/KEY`: the document of `api/v1` or `apis/GROUP/VERSION`; `None` for what is not served.
+    pub fn v3(&self, kinds: &Arc<Snapshot>, version: &str, key: &str) -> Option<Document> {
+        let (group, api_version) = parse_key(key)?;
+        if !discovery::versions(kinds, group).iter().any(|v| v == api_version) {
+            return None;
+        }
+        Some(self.get(kinds, key, || v3_document(kinds, version, group, api_version)))
+    }
+
+    /// `GET /openapi/v3`: where the documents are.
+    pub fn v3_index(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
+        let mut paths = Object::default();
+        for key in keys(kinds) {
+            let Some(document) = self.v3(kinds, version, &key) else { continue };
+            let mut entry = Object::default();
+            entry.set("serverRelativeURL", format!("/openapi/v3/{key}?hash={}", document.hash));
+            paths.insert(key, entry);
+        }
+        let mut index = Object::default();
+        index.set("paths", paths);
+        Document::new(&index.into())
+    }
+
+    /// `GET /openapi/v2`
+    pub fn v2(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
+        self.get(kinds, "v2", || v2_document(kinds, version))
+    }
+
+    fn get(&self, kinds: &Snapshot, key: &str, make: impl FnOnce() -> Value) -> Document {
+        {
+            let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            if made.generation != kinds.generation() {
+                made.documents.clear();
+                made.generation = kinds.generation();
+            }
+            if let Some(document) = made.documents.get(key) {
+                return document.clone();
+            }
+        }
+        let document = Document::new(&make());
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.generation == kinds.generation() {
+            made.documents.insert(key.to_owned(), document.clone());
+        }
+        document
+    }
+}
+
+/// `api/v1` and `apis/apps/v1` as group and version.
+fn parse_key(key: &str) -> Option<(&str, &str)> {
+    match key.split_once('/')? {
+        ("api", version) => Some(("", version)),
+        ("apis", rest) => rest.split_once('/'),
+        _ => None,
+    }
+}
+
+/// The keys of all documents of version 3.
+fn keys(kinds: &Snapshot) -> Vec<String> {
+    let mut keys = Vec::new();
+    for group in discovery::groups(kinds) {
+        for version in discovery::versions(kinds, &group) {
+            keys.push(if group.is_empty() {
+                format!("api/{version}")
+            } else {
+                format!("apis/{group}/{version}")
+            });
+        }
+    }
+    keys
+}
+
+fn info(version: &str) -> Object {
+    let mut info = Object::default();
+    info.set("title", Value::str(TITLE));
+    info.set("version", version);
+    info
+}
+
+fn bearer_token() -> Object {
+    let mut scheme = Object::default();
+    scheme.set("type", Value::str("apiKey"));
+    scheme.set("description", Value::str("Bearer token"));
+    scheme.set("name", Value::str("authorization"));
+    scheme.set("in", Value::str("header"));
+    let mut schemes = Object::default();
+    schemes.set("BearerToken", scheme);
+    schemes
+}
+
+fn v3_document(kinds: &Snapshot, version: &str, group: &str, api_version: &str) -> Value {
+    let mut wanted = BTreeSet::new();
+    let mut paths = Object::default();
+    let members = kinds.iter().filter(|k| k.group == group);
+    for (kind, of) in members.filter_map(|kind| Some((kind, kind.served(api_version)?))) {
+        paths::of_kind(Form::V3, kind, of, &mut paths, &mut wanted);
+    }
+    let mut components = Object::default();
+    components.set("schemas", schemas::definitions(Form::V3, kinds, wanted));
+    components.set("securitySchemes", bearer_token());
+    let mut document = Object::default();
+    document.set("openapi", Value::str("3.0.0"));
+    document.set("info", info(version));
+    document.set("paths", paths);
+    document.set("components", components);
+    document.into()
+}
+
+fn v2_document(kinds: &Snapshot, version: &str) -> Value {
+    let mut wanted = BTreeSet::new();
+    let mut paths = Object::default();
+    for kind in kinds.iter() {
+        for of in kind.versions.iter().filter(|v| v.served) {
+            paths::of_kind(Form::V2, kind, of, &mut paths, &mut wanted);
+        }
+    }
+    let mut document = Object::default();
+    document.set("swagger", Value::str("2.0"));
+    document.set("info", info(version));
+    document.set("paths", paths);
+    document.set("definitions", schemas::definitions(Form::V2, kinds, wanted));
+    document.set("securityDefinitions", bearer_token());
+    let mut token = Object::default();
+    token.set("BearerToken", Vec::new());
+    document.set("security", vec![Value::Object(token)]);
+    document.into()
+}
+
+#[cfg(test)]
+mod tests;
