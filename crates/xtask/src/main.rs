@@ -1,18 +1,58 @@
-//! Developer tasks: `cargo xtask TASK`.
+//! Developer tasks: `cargo xtask TASK`. Everything that a person or CI runs on the project and that is more than one command.
 
+mod check;
+mod image;
+mod tidy;
 mod transcode;
+
+use std::path::PathBuf;
 
 use clap::Parser;
 
+/// Developer tasks of Corten.
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Tasks for who works on Corten")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
+    /// Everything that must hold before a change lands: format, clippy without warnings, tidy.
+    Check,
+    /// The rules of the house that no compiler knows: lengths, layers, reasons beside dependencies, licences.
+    Tidy,
+    /// Build the images that examples and tests run, as OCI layouts in tar files.
+    Image(image::Args),
     /// Turn an API object from one format into another (json, yaml, pb, cbor by the files' endings).
     Transcode(transcode::Transcode),
 }
 
 fn main() -> anyhow::Result<()> {
     match Task::parse() {
+        Task::Check => check::run(),
+        Task::Tidy => tidy::run(),
+        Task::Image(args) => image::run(&args),
         Task::Transcode(task) => task.run(),
     }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
+}
+
+/// Where cargo puts what it builds: this program lies in `TARGET/PROFILE/`.
+fn target_dir() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(2).map(PathBuf::from);
+    target.ok_or_else(|| anyhow::anyhow!("{} is not in a target directory", program.display()))
+}
+
+/// Runs a program and fails when it fails; what it says goes to the terminal.
+fn must(command: &mut std::process::Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|error| anyhow::anyhow!("cannot run {program}: {error}"))?;
+    anyhow::ensure!(status.success(), "{program} {} ({status})", arguments(command));
+    Ok(())
+}
+
+fn arguments(command: &std::process::Command) -> String {
+    command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

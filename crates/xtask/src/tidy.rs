@@ -1,0 +1,4 @@
+//! tidy
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}
