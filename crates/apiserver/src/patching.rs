@@ -74,7 +74,8 @@ pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<
     let (api_version, now) = (call.api_version(), time::rfc3339((call.clock)()));
     let convert = |object: &Value, to: &str| convert(&edge, object, to);
     let target = target(&edge, &api_version, &call.info.subresource, &convert);
-    let manager = Manager { name: call.query.str("fieldManager"), subresource: &call.info.subresource, time: &now };
+    let manager =
+        Manager { name: call.query.str("fieldManager"), subresource: &call.info.subresource, time: &now };
     let mut patch = wanted.value.clone();
     meta::agree_on_name(&mut patch, &call.info.name)?;
     meta::agree_on_namespace(&mut patch, call)?;

@@ -213,9 +213,11 @@ async fn apply_owns_fields() {
     assert_eq!(again.code, 200, "{}", again.text);
     assert_eq!(again.json()["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
     let other = body.replace("'1'", "'2'");
-    let conflict = server.ask_with("PATCH", &format!("{path}?fieldManager=two"), &header, other.clone()).await;
+    let conflict =
+        server.ask_with("PATCH", &format!("{path}?fieldManager=two"), &header, other.clone()).await;
     assert_eq!(conflict.code, 409, "{}", conflict.text);
-    let forced = server.ask_with("PATCH", &format!("{path}?fieldManager=two&force=true"), &header, other).await;
+    let forced =
+        server.ask_with("PATCH", &format!("{path}?fieldManager=two&force=true"), &header, other).await;
     assert_eq!((forced.code, forced.json()["data"]["a"].as_str()), (200, Some("2")), "{}", forced.text);
     let headers = [("content-type", "application/merge-patch+json"), ("user-agent", "kubectl/v1.37 (x)")];
     let patched = server.ask_with("PATCH", &path, &headers, r#"{"data":{"b":"3"}}"#).await.json();
@@ -229,7 +231,7 @@ async fn other_forms() {
     server.ask("POST", MAPS, map("m", "1")).await;
     let yaml = server.ask_with("GET", &format!("{MAPS}/m"), &[("accept", "application/yaml")], "").await;
     assert!(yaml.text.contains("\nkind: ConfigMap\n"), "{}", yaml.text);
-    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: y\n";
+    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: why\n";
     let made = server.ask_with("POST", MAPS, &[("content-type", "application/yaml")], body).await;
     assert_eq!(made.code, 201, "{}", made.text);
     for kind in ["application/vnd.kubernetes.protobuf", "application/cbor"] {

@@ -301,7 +301,8 @@ impl<'a> Write<'a> {
             Some(old) => rules::validate_update(kind, object, old),
         };
         // What the server's own actions do (binding a pod) is no update that the kind's rules speak of.
-        let action = matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }));
+        let action =
+            matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }));
         if let Some(validate) = kind.hooks.validate.filter(|_| !action) {
             errors.extend(validate(object, old, &self.context()));
         }

@@ -32,10 +32,6 @@ pub(crate) async fn bind(
     binding: &Value,
 ) -> Result<Response<Body>> {
     let node = target(binding)?;
-    let pods = Call {
-        user: call.user.clone(),
-        ..Call::internal(server, ("", "pods"), &call.info.namespace, name, "binding")?
-    };
     let now = time::rfc3339(server.now_ms());
     let wanted = binding.get("metadata").cloned().unwrap_or_default();
     let pod_name = name.to_owned();
