@@ -386,6 +386,11 @@ fn time(text: &str, ty: Type) -> Result<Option<Value>, DecodeError> {
     if parsed == Time::GO_ZERO {
         return Ok(Some(Value::Null));
     }
+    let canonical_len =
+        if ty == Type::Time { "2006-01-02T15:04:05Z" } else { "2006-01-02T15:04:05.000000Z" }.len();
+    if text.len() == canonical_len && text.ends_with('Z') {
+        return Ok(None);
+    }
     let canonical = if ty == Type::Time { parsed.to_seconds_text() } else { parsed.to_micros_text() };
     Ok((canonical != text).then(|| Value::from(canonical)))
 }

@@ -24,7 +24,7 @@ fn indent(depth: usize, out: &mut String) {
 /// `inline`: the first line continues one that has been begun (`- `).
 fn map(fields: &Object, depth: usize, inline: bool, out: &mut String) {
     let mut sorted: Vec<(&Str, &Value)> = fields.iter().collect();
-    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    sorted.sort_by_key(|(key, _)| *key);
     for (i, (key, value)) in sorted.into_iter().enumerate() {
         if i > 0 || !inline {
             indent(depth, out);
