@@ -35,6 +35,8 @@ pub struct ApiServer(Arc<Inner>);
 struct Inner {
     config: Config,
     kinds: KindTable,
+    /// OpenAPI documents made so far.
+    documents: corten_api::openapi::Documents,
     authority: Authority,
     allocator: Allocator,
     kubelets: Option<Kubelets>,
@@ -56,6 +58,7 @@ impl ApiServer {
         let kubelets = config.kubelet_client.as_ref().map(Kubelets::new).transpose()?;
         let inner = Inner {
             kinds: KindTable::default(),
+            documents: corten_api::openapi::Documents::default(),
             authority,
             allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
             kubelets,
@@ -73,6 +76,11 @@ impl ApiServer {
     /// What it was started with.
     pub fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// OpenAPI documents, made when first asked for.
+    pub(crate) fn documents(&self) -> &corten_api::openapi::Documents {
+        &self.0.documents
     }
 
     /// The kinds it serves.

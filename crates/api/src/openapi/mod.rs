@@ -9,7 +9,7 @@ mod paths;
 mod schemas;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -46,11 +46,29 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(value: &Value) -> Self {
-        let body = Bytes::from(json::to_vec(value));
-        let hash = format!("{:X}", Sha256::digest(&body));
-        Document { body, hash }
+    fn new(value: &Value, hash: String) -> Self {
+        Document { body: Bytes::from(json::to_vec(value)), hash }
     }
+}
+
+/// A hash of all that a document is made of, so that the index costs nothing: the program's own facts (by its version and the
+/// field table) and the kinds of the group version.
+fn hash(kinds: &Snapshot, version: &str, key: &str) -> String {
+    static FACTS: LazyLock<Vec<u8>> =
+        LazyLock::new(|| Sha256::digest(include_bytes!("../../fields.tsv")).to_vec());
+    let mut hash = Sha256::new();
+    hash.update(&*FACTS);
+    hash.update(version);
+    hash.update(key);
+    let group = parse_key(key).map(|(group, _)| group);
+    for kind in kinds.iter().filter(|kind| group.is_none_or(|group| kind.group == group)) {
+        hash.update(format!("{}/{} {:?} {:?}", kind.group, kind.plural, kind.verbs, kind.subresources));
+        for version in kind.versions.iter() {
+            hash.update(format!(" {} {}", version.name, version.served));
+            hash.update(version.open_api.as_deref().map(json::to_vec).unwrap_or_default());
+        }
+    }
+    format!("{:X}", hash.finalize())
 }
 
 /// Documents made so far; as many as there are group versions, and one.
@@ -72,29 +90,28 @@ impl Documents {
         if !discovery::versions(kinds, group).iter().any(|v| v == api_version) {
             return None;
         }
-        Some(self.get(kinds, key, || v3_document(kinds, version, group, api_version)))
+        Some(self.get(kinds, version, key, || v3_document(kinds, version, group, api_version)))
     }
 
     /// `GET /openapi/v3`: where the documents are.
     pub fn v3_index(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
         let mut paths = Object::default();
         for key in keys(kinds) {
-            let Some(document) = self.v3(kinds, version, &key) else { continue };
             let mut entry = Object::default();
-            entry.set("serverRelativeURL", format!("/openapi/v3/{key}?hash={}", document.hash));
+            entry.set("serverRelativeURL", format!("/openapi/v3/{key}?hash={}", hash(kinds, version, &key)));
             paths.insert(key, entry);
         }
         let mut index = Object::default();
         index.set("paths", paths);
-        Document::new(&index.into())
+        Document::new(&index.into(), hash(kinds, version, ""))
     }
 
     /// `GET /openapi/v2`
     pub fn v2(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
-        self.get(kinds, "v2", || v2_document(kinds, version))
+        self.get(kinds, version, "v2", || v2_document(kinds, version))
     }
 
-    fn get(&self, kinds: &Snapshot, key: &str, make: impl FnOnce() -> Value) -> Document {
+    fn get(&self, kinds: &Snapshot, version: &str, key: &str, make: impl FnOnce() -> Value) -> Document {
         {
             let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
             if made.generation != kinds.generation() {
@@ -105,7 +122,7 @@ impl Documents {
                 return document.clone();
             }
         }
-        let document = Document::new(&make());
+        let document = Document::new(&make(), hash(kinds, version, key));
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.generation == kinds.generation() {
             made.documents.insert(key.to_owned(), document.clone());
