@@ -16,6 +16,7 @@ use tar::EntryType;
 use super::ImageError;
 use super::commit::Candidate;
 use super::content::{Content, MAX_DOCUMENT};
+use super::guard::Guarded;
 use super::manifest::{Descriptor, Manifest, choose, host_platform};
 use super::reference::{Digest, digested, normalise, repository, tagged};
 use super::unpack::decompress;
@@ -104,7 +105,7 @@ impl Archive {
     fn read(content: &Content, tar: &Path) -> Result<Self, ImageError> {
         let file = File::open(tar).map_err(ImageError::io(format!("open {}", tar.display())))?;
         let mut found = Self::default();
-        let mut archive = tar::Archive::new(decompress(file)?);
+        let mut archive = tar::Archive::new(Guarded::new(decompress(file)?));
         let damaged = |error: std::io::Error| {
             ImageError::Invalid(format!("{} is not a readable image archive: {error}", tar.display()))
         };

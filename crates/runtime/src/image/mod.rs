@@ -19,6 +19,7 @@ pub mod commands;
 mod commit;
 mod content;
 mod error;
+mod guard;
 mod import;
 mod index;
 mod locks;

@@ -20,13 +20,14 @@ use sha2::{Digest as _, Sha256};
 use tar::{Entry, EntryType};
 
 use super::ImageError;
+use super::guard::Guarded;
 use super::index::LayerUsage;
 use super::reference::Digest;
 
 /// Largest unpacked layer, in bytes of its tar.
 const MAX_LAYER: u64 = 64 << 30;
 /// Most entries of one layer.
-const MAX_ENTRIES: u64 = 4_000_000;
+const MAX_ENTRIES: u64 = 1_000_000;
 /// Longest path in an archive, as in the kernel.
 const MAX_PATH: usize = 4096;
 /// Symlinks followed while resolving one path, as in the kernel.
@@ -52,7 +53,7 @@ pub(super) struct Unpacked {
 /// the layers below, highest first: parents that the archive leaves out get their attributes from there.
 pub(super) fn unpack(blob: &Path, root: &Path, lower: &[PathBuf]) -> Result<Unpacked, ImageError> {
     let file = File::open(blob).map_err(ImageError::io(format!("open {}", blob.display())))?;
-    let mut tar = Hashing { inner: decompress(file)?, hash: Sha256::new(), count: 0 };
+    let mut tar = Guarded::new(Hashing { inner: decompress(file)?, hash: Sha256::new(), count: 0 });
     let mut layer = Layer::new(root, lower);
     let mut archive = tar::Archive::new(&mut tar);
     let entries = archive.entries().map_err(damaged)?;
@@ -65,7 +66,7 @@ pub(super) fn unpack(blob: &Path, root: &Path, lower: &[PathBuf]) -> Result<Unpa
     // What follows the last entry counts for the digest too.
     std::io::copy(&mut tar, &mut std::io::sink()).map_err(damaged)?;
     layer.finish()?;
-    Ok(Unpacked { diff_id: Digest::of(tar.hash.finalize()), usage: layer.usage })
+    Ok(Unpacked { diff_id: Digest::of(tar.into_inner().hash.finalize()), usage: layer.usage })
 }
 
 fn damaged(error: std::io::Error) -> ImageError {
