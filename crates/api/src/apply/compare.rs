@@ -1,5 +1,7 @@
 //! What changed between two objects, as sets of fields.
 
+use std::cmp::Ordering;
+
 use super::node::{Node, Shape};
 use super::path::{PathElement, same};
 use super::set::{Level, Set};
@@ -20,9 +22,6 @@ pub(super) struct Comparison {
 impl Comparison {
     /// Without the fields (and what lies below them) that a write does not own here.
     pub fn without(self, fields: &Set) -> Self {
-        if fields.is_empty() {
-            return self;
-        }
         Comparison {
             added: self.added.recursive_difference(fields),
             modified: self.modified.recursive_difference(fields),
@@ -30,9 +29,9 @@ impl Comparison {
         }
     }
 
-    /// What the new object says otherwise than the old one.
-    pub fn touched(&self) -> Set {
-        self.modified.union(&self.added)
+    /// What the new object says otherwise than the old one, and what it no longer says.
+    pub fn touched(self) -> (Set, Set) {
+        (self.modified.union(self.added), self.removed)
     }
 }
 
@@ -63,10 +62,22 @@ struct Levels {
 }
 
 impl Levels {
-    fn push(&mut self, element: &PathElement, found: Found) {
-        self.added.push(element, found.added, found.below.added);
-        self.modified.push(element, found.modified, found.below.modified);
-        self.removed.push(element, found.removed, found.below.removed);
+    fn push(&mut self, element: PathElement, found: Found) {
+        let Comparison { added, modified, removed } = found.below;
+        let parts = [
+            (&mut self.added, found.added, added),
+            (&mut self.modified, found.modified, modified),
+            (&mut self.removed, found.removed, removed),
+        ];
+        let mut parts =
+            parts.into_iter().filter(|(_, member, below)| *member || !below.is_empty()).peekable();
+        while let Some((level, member, below)) = parts.next() {
+            if parts.peek().is_none() {
+                level.push(element, member, below);
+                return;
+            }
+            level.push(element.clone(), member, below);
+        }
     }
 
     fn finish(self) -> Comparison {
@@ -102,9 +113,9 @@ fn both_shapes(as_old: Found, as_new: Found) -> Found {
         removed: as_old.removed || as_new.removed,
         leaf: as_new.leaf,
         below: Comparison {
-            added: as_old.below.added.union(&as_new.below.added),
-            modified: as_old.below.modified.union(&as_new.below.modified),
-            removed: as_old.below.removed.union(&as_new.below.removed),
+            added: as_old.below.added.union(as_new.below.added),
+            modified: as_old.below.modified.union(as_new.below.modified),
+            removed: as_old.below.removed.union(as_new.below.removed),
         },
     }
 }
@@ -148,7 +159,7 @@ fn maps<N: Node>(old: Option<&Object>, new: Option<&Object>, node: N) -> Result<
         }
         let Some(child) = node.child(key) else { return };
         match walk(old, new, child) {
-            Ok(found) => levels.push(&PathElement::Field(key.clone()), found),
+            Ok(found) => levels.push(PathElement::Field(key.clone()), found),
             Err(why) => error = Some(why),
         }
     });
@@ -158,22 +169,17 @@ fn maps<N: Node>(old: Option<&Object>, new: Option<&Object>, node: N) -> Result<
     }
 }
 
-/// The items of a list by path element; items that share one stay together.
-fn items<N: Node>(list: Option<&Vec<Value>>, node: N) -> Result<Vec<(PathElement, Vec<&Value>)>, String> {
+/// The items of a list, sorted by path element.
+fn items<N: Node>(list: Option<&Vec<Value>>, node: N) -> Result<Vec<(PathElement, &Value)>, String> {
     let list = list.map_or(&[][..], Vec::as_slice);
     let mut items = Vec::with_capacity(list.len());
     for (at, item) in list.iter().enumerate() {
         let element = node.path_element(item).map_err(|why| format!("element {at}: {why}"))?;
-        items.push((element, vec![item]));
+        items.push((element, item));
     }
-    items.sort_by(|(a, _), (b, _)| a.cmp(b));
-    items.dedup_by(|(again, more), (element, all)| {
-        let same = again == element;
-        if same {
-            all.append(more);
-        }
-        same
-    });
+    if !items.is_sorted_by(|(a, _), (b, _)| a <= b) {
+        items.sort_by(|(a, _), (b, _)| a.cmp(b));
+    }
     Ok(items)
 }
 
@@ -181,49 +187,47 @@ fn lists<N: Node>(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, node: N) -
     let Some(item) = node.item() else { return Ok(Found::default()) };
     let (old, new) = (items(old, node)?, items(new, node)?);
     let mut levels = Levels::default();
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let same_key = |(a, _): &(PathElement, &Value), (b, _): &(PathElement, &Value)| a == b;
+    let (mut old, mut new) = (old.chunk_by(same_key).peekable(), new.chunk_by(same_key).peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => break,
-            (Some(_), None) => std::cmp::Ordering::Less,
-            (None, Some(_)) => std::cmp::Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) => a[0].0.cmp(&b[0].0),
         };
-        let a = if order.is_le() { old.next() } else { None };
-        let b = if order.is_ge() { new.next() } else { None };
-        let Some((element, _)) = a.or(b) else { break };
-        let (a, b) = (a.map_or(&[][..], |(_, v)| v), b.map_or(&[][..], |(_, v)| v));
-        levels.push(element, items_of_one_key(a, b, item)?);
+        let a = if order.is_le() { old.next() } else { None }.unwrap_or_default();
+        let b = if order.is_ge() { new.next() } else { None }.unwrap_or_default();
+        let found = items_of_one_key(a, b, item)?;
+        if let Some((element, _)) = a.first().or(b.first()) {
+            levels.push(element.clone(), found);
+        }
     }
     Ok(Found { below: levels.finish(), ..Found::default() })
 }
 
 /// Items that share a key are one leaf; a single one is walked.
-fn items_of_one_key<N: Node>(old: &[&Value], new: &[&Value], item: N) -> Result<Found, String> {
-    match (old, new) {
-        ([_, _, ..], [_, _, ..]) => {
-            let same = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same(a, b));
-            Ok(Found { modified: !same, ..Found::default() })
+fn items_of_one_key<N: Node>(
+    old: &[(PathElement, &Value)],
+    new: &[(PathElement, &Value)],
+    item: N,
+) -> Result<Found, String> {
+    let mut found = match (old.len(), new.len()) {
+        (2.., 2..) => {
+            let same = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same(a.1, b.1));
+            Found { modified: !same, ..Found::default() }
         }
-        ([_, _, ..], _) => {
-            let mut found = match new.first() {
-                Some(new) => walk(None, Some(new), item)?,
-                None => Found::default(),
-            };
-            found.removed = true;
-            Ok(found)
-        }
-        (_, [_, _, ..]) => {
-            let mut found = match old.first() {
-                Some(old) => walk(Some(old), None, item)?,
-                None => Found::default(),
-            };
-            found.added = true;
-            Ok(found)
-        }
-        _ => match (old.first().copied(), new.first().copied()) {
-            (Some(old), Some(new)) if old == new => Ok(Found::default()),
-            (old, new) => walk(old, new, item),
-        },
-    }
+        (2.., 0) | (0, 2..) => Found::default(),
+        (2.., _) => walk(None, first(new), item)?,
+        (_, 2..) => walk(first(old), None, item)?,
+        _ if first(old) == first(new) => Found::default(),
+        _ => walk(first(old), first(new), item)?,
+    };
+    found.removed |= old.len() >= 2 && new.len() < 2;
+    found.added |= new.len() >= 2 && old.len() < 2;
+    Ok(found)
+}
+
+fn first<'v>(items: &[(PathElement, &'v Value)]) -> Option<&'v Value> {
+    items.first().map(|(_, value)| *value)
 }

@@ -29,7 +29,7 @@ fn maps<N: Node>(map: &Object, node: N) -> Set {
         let Some(child) = declared.or_else(|| node.element()) else { continue };
         let (leaf, below) = walk(value, child);
         let empty = value.is_null() || value.as_object().is_some_and(Object::is_empty);
-        level.push(&PathElement::Field(key.clone()), leaf || empty || declared.is_none(), below);
+        level.push(PathElement::Field(key.clone()), leaf || empty || declared.is_none(), below);
     }
     level.finish()
 }
@@ -42,8 +42,8 @@ fn lists<N: Node>(list: &[Value], node: N) -> Set {
     let mut level = Level::default();
     for group in elements.chunk_by(|(a, _), (b, _)| a == b) {
         match group {
-            [(element, value)] => level.push(element, true, walk(value, item).1),
-            [(element, _), ..] => level.leaf(element),
+            [(element, value)] => level.push(element.clone(), true, walk(value, item).1),
+            [(element, _), ..] => level.leaf(element.clone()),
             [] => {}
         }
     }

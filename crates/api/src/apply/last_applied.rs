@@ -16,6 +16,11 @@ const KUBECTL: &str = "kubectl";
 /// The most that all annotations may have, in bytes of keys and values.
 const MAX_ANNOTATIONS_BYTES: usize = 256 << 10;
 
+/// May a conflict of this manager turn out to be none?
+pub(super) fn may_spare(manager: &Manager<'_>) -> bool {
+    manager.name == KUBECTL
+}
+
 /// The conflicts without those over fields that kubectl itself set by client-side apply and nobody changed since.
 pub(super) fn still_conflicting(
     conflicts: Vec<Conflict>,
@@ -23,7 +28,7 @@ pub(super) fn still_conflicting(
     target: &Target<'_>,
     manager: &Manager<'_>,
 ) -> Vec<Conflict> {
-    if manager.name != KUBECTL {
+    if !may_spare(manager) {
         return conflicts;
     }
     match set_by_client(live, target) {
@@ -52,7 +57,7 @@ fn annotation(object: &Value) -> Option<&str> {
 
 /// Keeps the annotation true where there is one, so that users can go back to client-side apply.
 pub(super) fn refresh(object: &mut Value, patch: &Value, manager: &Manager<'_>) {
-    if manager.name != KUBECTL || annotation(object).is_none() {
+    if !may_spare(manager) || annotation(object).is_none() {
         return;
     }
     let mut applied = patch.clone();

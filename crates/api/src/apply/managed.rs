@@ -64,16 +64,28 @@ impl Owner {
     }
 
     pub fn replace_set(&mut self, set: Set) {
-        if set != self.set {
-            self.set = set;
-            self.wire = None;
+        self.set = set;
+        self.wire = None;
+    }
+
+    /// Adds what it owned before.
+    pub fn keep(&mut self, before: Owner) {
+        if before.set.is_subset(&self.set) {
+            return;
         }
+        if self.set.is_subset(&before.set) {
+            (self.set, self.wire) = (before.set, before.wire);
+            return;
+        }
+        let both = std::mem::take(&mut self.set).union(before.set);
+        self.replace_set(both);
     }
 
     /// Takes away what another one changed.
     pub fn lose(&mut self, fields: &Set) {
         if self.set.intersects(fields) {
-            self.replace_set(self.set.difference(fields));
+            let kept = std::mem::take(&mut self.set).difference(fields);
+            self.replace_set(kept);
         }
     }
 
@@ -200,7 +212,7 @@ impl Managed {
         let Some(owner) = self.take(identity) else { return };
         let existing = self.take(&bucket).or_else(|| self.take(first));
         let set = existing.map_or_else(Set::default, |existing| existing.set);
-        let mut merged = Owner::new(bucket, set.union(&owner.set));
+        let mut merged = Owner::new(bucket, set.union(owner.set));
         merged.time = owner.time;
         self.owners.push(merged);
     }

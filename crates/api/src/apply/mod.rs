@@ -33,6 +33,8 @@ mod walk;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod props;
+#[cfg(test)]
 mod tests;
 
 pub use last_applied::LAST_APPLIED;
@@ -257,23 +259,20 @@ fn merged(
     manager: &Manager<'_>,
     force: bool,
 ) -> Result<Value> {
-    let mut after = managed.clone();
-    let outcome = match update::apply(&mut after, live, patch, target, manager, force) {
+    let again = last_applied::may_spare(manager).then(|| managed.clone());
+    match update::apply(managed, live, patch, target, manager, force) {
+        Ok(object) => Ok(object.unwrap_or_else(|| live.clone())),
+        Err(Refusal::Failed(why)) => Err(plain(why)),
         Err(Refusal::Conflicts(conflicts)) => {
             let conflicts = last_applied::still_conflicting(conflicts, live, target, manager);
-            if !conflicts.is_empty() {
-                return Err(conflict::status(&conflicts));
+            match again.filter(|_| conflicts.is_empty()) {
+                Some(again) => {
+                    *managed = again;
+                    merged(managed, live, patch, target, manager, true)
+                }
+                None => Err(conflict::status(&conflicts)),
             }
-            after = managed.clone();
-            update::apply(&mut after, live, patch, target, manager, true)
         }
-        outcome => outcome,
-    };
-    *managed = after;
-    match outcome {
-        Ok(object) => Ok(object.unwrap_or_else(|| live.clone())),
-        Err(Refusal::Conflicts(conflicts)) => Err(conflict::status(&conflicts)),
-        Err(Refusal::Failed(why)) => Err(plain(why)),
     }
 }
 

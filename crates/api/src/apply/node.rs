@@ -159,11 +159,12 @@ impl<'a> Typed<'a> {
 impl Node for Typed<'_> {
     fn atom(self) -> Atom {
         match self.schema().map(SchemaRef::ty) {
-            Some(Type::Struct | Type::Map | Type::Raw | Type::FieldsV1) => Atom::MAP,
+            Some(Type::Struct | Type::Map | Type::FieldsV1) => Atom::MAP,
             Some(Type::List) => Atom::LIST,
-            None | Some(Type::Any | Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings) => {
-                Atom::ANY
-            }
+            None
+            | Some(
+                Type::Any | Type::Raw | Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings,
+            ) => Atom::ANY,
             Some(_) => Atom::SCALAR,
         }
     }
@@ -201,7 +202,8 @@ impl Node for Typed<'_> {
         let Some(schema) = self.schema() else { return Some(Typed::Deduced) };
         match schema.ty() {
             Type::Map => Some(schema.values().map_or(Typed::Deduced, Typed::Schema)),
-            Type::Struct if !schema.preserve_unknown() => None,
+            // OpenAPI knows no empty struct: without fields it is a map of anything.
+            Type::Struct if !schema.preserve_unknown() && schema.fields().len() > 0 => None,
             _ => Some(Typed::Deduced),
         }
     }
@@ -211,7 +213,7 @@ impl Node for Typed<'_> {
         if let Some(default) = field.schema().default() {
             return Some(default.clone());
         }
-        if field.omit() != Omit::Never || field.pointer() {
+        if field.omit() != Omit::Never || field.pointer() || field.schema().ty() == Type::Bytes {
             return None;
         }
         match self.field(name)?.scalar() {

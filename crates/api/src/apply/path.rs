@@ -41,7 +41,7 @@ impl PathElement {
     /// The spelling of FieldsV1.
     pub fn to_field(&self) -> String {
         match self {
-            PathElement::Field(name) => format!("f:{name}"),
+            PathElement::Field(name) => ["f:", name.as_str()].concat(),
             PathElement::Key(fields) => {
                 let fields = fields.iter().cloned().collect::<crate::Object>();
                 format!("k:{}", json::to_string(&Value::Object(fields)))

@@ -53,7 +53,7 @@ pub fn parent_entries(
         owner.identity.api_version = Str::from(api_version);
         owner.replace_set(Set::of_fields(&[names]));
         if let Some(before) = managed.take(&owner.identity) {
-            owner.replace_set(before.set().union(owner.set()));
+            owner.keep(before);
         }
         managed.owners.push(owner);
     }

@@ -20,10 +20,6 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn leaf(element: PathElement) -> Self {
-        Entry { element, member: true, children: Set::default() }
-    }
-
     fn is_empty(&self) -> bool {
         !self.member && self.children.is_empty()
     }
@@ -118,80 +114,86 @@ impl Set {
     }
 
     /// Members of either.
-    pub fn union(&self, other: &Set) -> Set {
-        if other.is_empty() {
-            return self.clone();
+    pub fn union(self, other: Set) -> Set {
+        if self.is_empty() || other.is_empty() {
+            return if self.is_empty() { other } else { self };
         }
-        self.join(other, |a, b| {
-            Some(match (a, b) {
-                (Some(a), Some(b)) => Entry {
-                    element: a.element.clone(),
-                    member: a.member || b.member,
-                    children: a.children.union(&b.children),
-                },
-                (Some(one), None) | (None, Some(one)) => one.clone(),
-                (None, None) => return None,
-            })
-        })
+        let mut entries = Vec::with_capacity(self.entries.len() + other.entries.len());
+        let (mut a, mut b) = (self.entries.into_iter().peekable(), other.entries.into_iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let order = x.element.cmp(&y.element);
+            let x = if order.is_le() { a.next() } else { None };
+            let y = if order.is_ge() { b.next() } else { None };
+            entries.extend(match (x, y) {
+                (Some(x), Some(y)) => Some(Entry {
+                    element: x.element,
+                    member: x.member || y.member,
+                    children: x.children.union(y.children),
+                }),
+                (x, y) => x.or(y),
+            });
+        }
+        entries.extend(a);
+        entries.extend(b);
+        Set { entries }
     }
 
     /// Members of both.
     pub fn intersection(&self, other: &Set) -> Set {
-        self.join(other, |a, b| {
-            let (a, b) = (a?, b?);
+        let mut cursor = other.entries.as_slice();
+        let both = self.entries.iter().filter_map(|entry| {
+            let there = seek(&mut cursor, &entry.element)?;
             Some(Entry {
-                element: a.element.clone(),
-                member: a.member && b.member,
-                children: a.children.intersection(&b.children),
+                element: entry.element.clone(),
+                member: entry.member && there.member,
+                children: entry.children.intersection(&there.children),
             })
-        })
+        });
+        Set { entries: both.filter(|entry| !entry.is_empty()).collect() }
     }
 
     /// Is there a member of both? The cheap question before [`Set::intersection`].
     pub fn intersects(&self, other: &Set) -> bool {
-        let (mut a, mut b) = (self.entries.as_slice(), other.entries.as_slice());
-        while let (Some((x, rest_a)), Some((y, rest_b))) = (a.split_first(), b.split_first()) {
-            match x.element.cmp(&y.element) {
-                Ordering::Less => a = rest_a,
-                Ordering::Greater => b = rest_b,
-                Ordering::Equal => {
-                    if (x.member && y.member) || x.children.intersects(&y.children) {
-                        return true;
-                    }
-                    (a, b) = (rest_a, rest_b);
-                }
-            }
-        }
-        false
+        let mut cursor = other.entries.as_slice();
+        self.entries.iter().any(|entry| {
+            seek(&mut cursor, &entry.element).is_some_and(|there| {
+                (entry.member && there.member) || entry.children.intersects(&there.children)
+            })
+        })
+    }
+
+    /// Are all members also in the other?
+    pub fn is_subset(&self, other: &Set) -> bool {
+        let mut cursor = other.entries.as_slice();
+        self.entries.iter().all(|entry| {
+            seek(&mut cursor, &entry.element).is_some_and(|there| {
+                (!entry.member || there.member) && entry.children.is_subset(&there.children)
+            })
+        })
     }
 
     /// Members of this one that are not in the other. A member stays when only something below it is in the other.
-    pub fn difference(&self, other: &Set) -> Set {
-        self.join(other, |a, b| {
-            let a = a?;
-            let Some(b) = b else { return Some(a.clone()) };
-            Some(Entry {
-                element: a.element.clone(),
-                member: a.member && !b.member,
-                children: a.children.difference(&b.children),
-            })
-        })
+    pub fn difference(mut self, other: &Set) -> Set {
+        let mut cursor = other.entries.as_slice();
+        self.entries.retain_mut(|entry| {
+            if let Some(gone) = seek(&mut cursor, &entry.element) {
+                entry.member &= !gone.member;
+                entry.children = std::mem::take(&mut entry.children).difference(&gone.children);
+            }
+            !entry.is_empty()
+        });
+        self
     }
 
     /// Members of this one that neither are in the other nor lie below one of its members.
-    pub fn recursive_difference(&self, other: &Set) -> Set {
-        if other.is_empty() {
-            return self.clone();
-        }
-        self.join(other, |a, b| {
-            let a = a?;
-            let Some(b) = b else { return Some(a.clone()) };
-            (!b.member).then(|| Entry {
-                element: a.element.clone(),
-                member: a.member,
-                children: a.children.recursive_difference(&b.children),
-            })
-        })
+    pub fn recursive_difference(mut self, other: &Set) -> Set {
+        let mut cursor = other.entries.as_slice();
+        self.entries.retain_mut(|entry| {
+            let Some(gone) = seek(&mut cursor, &entry.element) else { return true };
+            entry.children = std::mem::take(&mut entry.children).recursive_difference(&gone.children);
+            !gone.member && !entry.is_empty()
+        });
+        self
     }
 
     /// Only the members that have none below them.
@@ -203,22 +205,6 @@ impl Set {
             children: entry.children.leaves(),
         };
         Set { entries: self.entries.iter().map(leaf).collect() }
-    }
-
-    fn join(&self, other: &Set, mut one: impl FnMut(Option<&Entry>, Option<&Entry>) -> Option<Entry>) -> Set {
-        let mut entries = Vec::new();
-        let (mut a, mut b) = (self.entries.as_slice(), other.entries.as_slice());
-        loop {
-            let order = match (a.first(), b.first()) {
-                (None, None) => return Set { entries },
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(x), Some(y)) => x.element.cmp(&y.element),
-            };
-            let x = if order.is_le() { a.split_off_first() } else { None };
-            let y = if order.is_ge() { b.split_off_first() } else { None };
-            entries.extend(one(x, y).filter(|entry| !entry.is_empty()));
-        }
     }
 
     /// Reads the FieldsV1 of a managedFields entry.
@@ -238,6 +224,21 @@ impl Set {
         });
         own.into_iter().chain(below).collect()
     }
+}
+
+/// The entry of an element in what is left of a level, which is read in order.
+fn seek<'s>(level: &mut &'s [Entry], element: &PathElement) -> Option<&'s Entry> {
+    while let Some((first, rest)) = level.split_first() {
+        match first.element.cmp(element) {
+            Ordering::Less => *level = rest,
+            Ordering::Equal => {
+                *level = rest;
+                return Some(first);
+            }
+            Ordering::Greater => return None,
+        }
+    }
+    None
 }
 
 /// A level and whether what holds it is a member itself: `.` says so, and so does an empty level.
@@ -268,7 +269,7 @@ fn merged(entries: Vec<Entry>) -> Set {
         let same = again.element == kept.element;
         if same {
             kept.member |= again.member;
-            kept.children = kept.children.union(&again.children);
+            kept.children = std::mem::take(&mut kept.children).union(std::mem::take(&mut again.children));
         }
         same
     });
@@ -282,13 +283,14 @@ pub(super) struct Level {
 }
 
 impl Level {
-    pub fn leaf(&mut self, element: &PathElement) {
-        self.entries.push(Entry::leaf(element.clone()));
+    pub fn leaf(&mut self, element: PathElement) {
+        self.entries.push(Entry { element, member: true, children: Set::default() });
     }
 
-    pub fn push(&mut self, element: &PathElement, member: bool, children: Set) {
+    /// Adds what was found for an element, if anything was.
+    pub fn push(&mut self, element: PathElement, member: bool, children: Set) {
         if member || !children.is_empty() {
-            self.entries.push(Entry { element: element.clone(), member, children });
+            self.entries.push(Entry { element, member, children });
         }
     }
 

@@ -7,7 +7,7 @@ use super::conflict::Conflict;
 use super::fields::{field_set, reconciled, with_named_fields};
 use super::managed::{Identity, Managed, Operation, Owner};
 use super::merge::merge;
-use super::node::Typed;
+
 use super::path::same;
 use super::remove::remove;
 use super::set::Set;
@@ -67,10 +67,8 @@ struct Change {
 
 impl Change {
     fn new(comparison: Comparison, reset: &Set) -> Self {
-        let comparison = comparison.without(reset);
-        let removed = comparison.removed.recursive_difference(&MANAGED_FIELDS);
-        let touched = if comparison.added.is_empty() { comparison.modified } else { comparison.touched() };
-        Change { touched, removed }
+        let (touched, removed) = comparison.without(reset).touched();
+        Change { touched, removed: removed.recursive_difference(&MANAGED_FIELDS) }
     }
 }
 
@@ -93,7 +91,7 @@ impl<'a, 't> Changes<'a, 't> {
     }
 
     /// What the writer owns now.
-    pub fn owned(&self) -> Set {
+    pub fn into_owned(self) -> Set {
         self.own.touched.difference(&SYSTEM_FIELDS)
     }
 
@@ -180,13 +178,13 @@ pub(super) fn update(
     time: &str,
 ) -> Result<(), String> {
     changes.take_from(managed)?;
-    let set = changes.owned();
+    let set = changes.into_owned();
     if set.is_empty() {
         return Ok(());
     }
     let mut owner = Owner::new(identity, set);
     if let Some(before) = managed.take(&owner.identity) {
-        owner.replace_set(before.set().union(owner.set()));
+        owner.keep(before);
     }
     owner.time = Some(Str::from(time));
     managed.owners.push(owner);
@@ -248,7 +246,7 @@ fn prune(
 ) -> Result<Value, String> {
     let version = &last.identity.api_version;
     let same_version = *version == target.api_version;
-    if same_version && nothing_dropped(managed, applied, last, target.node(), version) {
+    if same_version && nothing_dropped(managed, applied, last, version) {
         return Ok(merged);
     }
     let here = target.api_version;
@@ -263,11 +261,12 @@ fn prune(
 }
 
 /// The usual case: all that was applied last time is still owned by somebody.
-fn nothing_dropped(managed: &Managed, applied: &Set, last: &Owner, node: Typed<'_>, version: &str) -> bool {
+fn nothing_dropped(managed: &Managed, applied: &Set, last: &Owner, version: &str) -> bool {
     let same_version = managed.owners.iter().filter(|owner| owner.identity.api_version == version);
-    let owned = same_version.fold(applied.clone(), |owned, owner| owned.union(owner.set()));
-    let named = |set: &Set| with_named_fields(set, Some(node));
-    named(last.set()).difference(&named(&owned)).is_empty()
+    last.set().is_subset(applied) || {
+        let dropped = last.set().clone().difference(applied);
+        same_version.fold(dropped, |dropped, owner| dropped.difference(owner.set())).is_empty()
+    }
 }
 
 /// Brings back what pruning took from others, and from the applier's new set, in each version that they speak.
@@ -284,7 +283,7 @@ fn add_back_owned(
     let owners = managed.owners.iter().map(|owner| (owner.identity.api_version.clone(), owner.set()));
     for (version, set) in owners.chain([own]) {
         match at_versions.iter_mut().find(|(other, _)| *other == version) {
-            Some((_, union)) => *union = union.union(set),
+            Some((_, union)) => *union = std::mem::take(union).union(set.clone()),
             None => at_versions.push((version, set.clone())),
         }
     }
@@ -309,7 +308,7 @@ fn add_back_at(
         return Ok(pruned);
     };
     let named = |set: &Set| with_named_fields(set, Some(node));
-    let kept = named(&field_set(&there, node)).union(&named(owned));
+    let kept = named(&field_set(&there, node)).union(named(owned));
     let gone = named(&field_set(&merged, node)).difference(&kept);
     let back = remove(merged, &gone, node);
     let back = target.convert(&back, version, from).map(|(back, _)| back);
