@@ -5,6 +5,7 @@
 //! what is kept longer (labels in an index, say) must be copied with [`Str::detached`], or it would keep the body alive.
 
 use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Deref;
 
@@ -348,9 +349,14 @@ impl Object {
         &mut self.pairs[at].1
     }
 
-    /// The name of the last field.
-    pub(crate) fn last_key(&self) -> Option<&Str> {
-        self.pairs.last().map(|(k, _)| k)
+    /// Appends a field that may be there already; [`Object::settle_duplicates`] must follow.
+    pub(crate) fn append(&mut self, key: Str, value: Value) {
+        self.pairs.push((key, value));
+    }
+
+    /// Of fields appended twice the first keeps its place and gets the value of the last; `found` is told each name that came again.
+    pub(crate) fn settle_duplicates(&mut self, found: impl FnMut(&Str)) {
+        settle_duplicates(&mut self.pairs, 0, found);
     }
 
     /// Removes a field; the order of the others stays.
@@ -390,12 +396,59 @@ impl Object {
     }
 }
 
-impl PartialEq for Object {
-    fn eq(&self, other: &Self) -> bool {
-        self.len() == other.len() && {
-            let in_step = self.iter().zip(other.iter()).all(|((a, x), (b, y))| a == b && x == y);
-            in_step || self.iter().all(|(k, v)| other.get(k) == Some(v))
+/// Do names repeat in these pairs? Few are compared each with each, many by hashing.
+fn has_duplicates(pairs: &[(Str, Value)]) -> bool {
+    if pairs.len() <= MANY_FIELDS {
+        return pairs
+            .iter()
+            .enumerate()
+            .any(|(i, (key, _))| pairs[..i].iter().any(|(other, _)| other == key));
+    }
+    let mut seen = HashSet::with_capacity(pairs.len());
+    pairs.iter().any(|(key, _)| !seen.insert(key.as_str()))
+}
+
+/// See [`Object::settle_duplicates`]; looks only at the pairs from `start` on.
+pub(crate) fn settle_duplicates(pairs: &mut Vec<(Str, Value)>, start: usize, mut found: impl FnMut(&Str)) {
+    if !has_duplicates(&pairs[start..]) {
+        return;
+    }
+    let mut at: HashMap<Str, usize> = HashMap::new();
+    let mut kept: Vec<(Str, Value)> = Vec::new();
+    for (key, value) in pairs.drain(start..) {
+        match at.get(&key) {
+            None => {
+                at.insert(key.clone(), kept.len());
+                kept.push((key, value));
+            }
+            Some(&i) => {
+                found(&key);
+                kept[i].1 = value;
+            }
         }
+    }
+    pairs.extend(kept);
+}
+
+/// Objects with more fields than this are looked through by an index where one look-up follows another.
+const MANY_FIELDS: usize = 32;
+
+impl PartialEq for Object {
+    /// One pass, each pair of values compared once: fields mostly stand in the same place on both sides.
+    fn eq(&self, other: &Self) -> bool {
+        let mut index: Option<HashMap<&str, &Value>> = None;
+        let mut find = |key: &str| {
+            if other.len() <= MANY_FIELDS {
+                return other.get(key);
+            }
+            let index = index.get_or_insert_with(|| other.iter().map(|(k, v)| (k.as_str(), v)).collect());
+            index.get(key).copied()
+        };
+        self.len() == other.len()
+            && self.pairs.iter().enumerate().all(|(i, (key, value))| {
+                let same_place = other.pairs.get(i).filter(|(k, _)| k == key).map(|(_, v)| v);
+                same_place.or_else(|| find(key)) == Some(value)
+            })
     }
 }
 
@@ -411,5 +464,49 @@ impl IntoIterator for Object {
     type IntoIter = std::vec::IntoIter<(Str, Value)>;
     fn into_iter(self) -> Self::IntoIter {
         self.pairs.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(pairs: &[(&str, i64)]) -> Value {
+        Value::Object(pairs.iter().map(|(k, v)| (Str::from(*k), Value::Int(*v))).collect())
+    }
+
+    #[test]
+    fn equality_ignores_the_order_of_fields() {
+        assert_eq!(object(&[("a", 1), ("b", 2)]), object(&[("b", 2), ("a", 1)]));
+        assert_ne!(object(&[("a", 1), ("b", 2)]), object(&[("b", 1), ("a", 2)]));
+        assert_ne!(object(&[("a", 1)]), object(&[("a", 1), ("b", 2)]));
+        let names: Vec<String> = (0..20_000).map(|i| format!("key-{i}")).collect();
+        let forwards: Vec<(&str, i64)> = names.iter().map(|n| (n.as_str(), 1)).collect();
+        let backwards: Vec<(&str, i64)> = forwards.iter().rev().copied().collect();
+        assert_eq!(object(&forwards), object(&backwards));
+    }
+
+    #[test]
+    fn deep_differences_are_found_in_one_pass() {
+        let nest = |n: i64| {
+            (0..400).fold(Value::Int(n), |inner, _| {
+                Value::Object([(Str::from("a"), inner)].into_iter().collect())
+            })
+        };
+        assert_ne!(nest(1), nest(2));
+    }
+
+    #[test]
+    fn duplicates_settle_on_the_last_value() {
+        let mut fields = Object::default();
+        for (i, key) in ["a", "b", "a", "c", "a"].into_iter().enumerate() {
+            fields.append(Str::from(key), Value::Int(i as i64));
+        }
+        let mut found = Vec::new();
+        fields.settle_duplicates(|key| found.push(key.to_string()));
+        assert_eq!(
+            (found, Value::Object(fields)),
+            (vec!["a".into(), "a".into()], object(&[("a", 4), ("b", 1), ("c", 3)]))
+        );
     }
 }

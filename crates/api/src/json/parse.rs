@@ -1,21 +1,17 @@
 //! The parser: strings without escapes become slices of the body; everything is checked on the way, nothing twice.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::value::{Str, Value};
+use crate::value::{Str, Value, settle_duplicates};
 
 /// How deep lists and maps may nest. Upstream stops at 10,000; this bound keeps every later walk within a small stack.
 pub const MAX_DEPTH: usize = 512;
 
 /// Upstream stops collecting strict errors here.
 pub const MAX_DUPLICATES: usize = 100;
-
-/// Objects with more keys than this find duplicates by hashing.
-const FEW_KEYS: usize = 16;
 
 /// A body that is no JSON, in the words of Go's decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,9 +210,13 @@ impl Parser<'_> {
             }
         }
         self.at += 1;
-        if has_duplicates(&self.pairs[start..]) {
-            self.drop_duplicates(start, trail);
-        }
+        let duplicates = &mut self.duplicates;
+        settle_duplicates(&mut self.pairs, start, |key| {
+            let path = Trail { parent: trail, step: Step::Key(key) }.to_string();
+            if duplicates.len() < MAX_DUPLICATES && !duplicates.contains(&path) {
+                duplicates.push(path);
+            }
+        });
         Ok(Value::Object(self.pairs.drain(start..).collect()))
     }
 
@@ -238,28 +238,6 @@ impl Parser<'_> {
         }
         self.at += 1;
         Ok(Value::Array(self.items.drain(start..).collect()))
-    }
-
-    /// The first of equal keys keeps its place and gets the value of the last.
-    fn drop_duplicates(&mut self, start: usize, trail: Option<&Trail<'_>>) {
-        let mut kept: Vec<(Str, Value)> = Vec::new();
-        let mut at: std::collections::HashMap<Str, usize> = std::collections::HashMap::new();
-        for (key, value) in self.pairs.drain(start..) {
-            match at.get(&key) {
-                None => {
-                    at.insert(key.clone(), kept.len());
-                    kept.push((key, value));
-                }
-                Some(&i) => {
-                    kept[i].1 = value;
-                    let path = Trail { parent: trail, step: Step::Key(&key) }.to_string();
-                    if self.duplicates.len() < MAX_DUPLICATES && !self.duplicates.contains(&path) {
-                        self.duplicates.push(path);
-                    }
-                }
-            }
-        }
-        self.pairs.extend(kept);
     }
 
     fn word(&mut self, word: &'static str, value: Value) -> Parsed<Value> {
@@ -426,17 +404,6 @@ impl Parser<'_> {
         }
         Ok(unit)
     }
-}
-
-fn has_duplicates(pairs: &[(Str, Value)]) -> bool {
-    if pairs.len() <= FEW_KEYS {
-        return pairs
-            .iter()
-            .enumerate()
-            .any(|(i, (key, _))| pairs[..i].iter().any(|(other, _)| other == key));
-    }
-    let mut seen = HashSet::with_capacity(pairs.len());
-    pairs.iter().any(|(key, _)| !seen.insert(key.as_str()))
 }
 
 /// A byte as Go quotes it in syntax errors: taken for a Latin-1 character.

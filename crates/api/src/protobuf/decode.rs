@@ -141,12 +141,21 @@ impl Reader<'_> {
         }
         self.depth += 1;
         let mut fields = Fields { rest: bytes };
+        let mut has_maps = false;
         while let Some((number, payload)) = fields.next()? {
             let Some(field) = schema.declared_fields().find(|f| f.wire().number == number) else { continue };
             if field.wire().embedded {
                 self.message(payload.bytes()?, field.schema(), object)?;
             } else {
+                has_maps |= field.schema().ty() == Type::Map;
                 self.field(field, &payload, object)?;
+            }
+        }
+        if has_maps {
+            for (_, value) in object.iter_mut() {
+                if let Value::Object(entries) = value {
+                    entries.settle_duplicates(|_| {});
+                }
             }
         }
         self.depth -= 1;
@@ -214,13 +223,7 @@ impl Reader<'_> {
                 .value(schema, &Payload::Bytes(&[]))
                 .or_else(|_| self.value(schema, &Payload::Number(0)))?,
         };
-        // Go writes maps sorted, so a key behind the last one is new.
-        match entries.last_key().is_none_or(|last| *last < key) {
-            true => entries.push_unchecked(key, value),
-            false => {
-                entries.insert(key, value);
-            }
-        }
+        entries.append(key, value);
         Ok(())
     }
 

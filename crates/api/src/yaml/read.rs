@@ -1,11 +1,11 @@
 //! Events of the parser to value trees, with aliases and merge keys, bounded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
 use super::{Document, YamlError, scalar};
-use crate::json::MAX_DEPTH;
+use crate::json::{MAX_DEPTH, MAX_DUPLICATES};
 use crate::{Object, Str, Value};
 
 /// How many nodes aliases may add to a document in all.
@@ -64,8 +64,10 @@ enum Container {
         key: Option<(Str, bool)>,
         /// Fields that merge keys lend; those given here win.
         merged: Vec<Object>,
-        /// Large maps look keys up here.
-        seen: std::collections::HashSet<Str>,
+        /// The names that are there, and so that of no value lent.
+        seen: HashSet<Str>,
+        /// A name came twice.
+        repeats: bool,
     },
 }
 
@@ -95,7 +97,8 @@ impl Builder {
                     object: Object::default(),
                     key: None,
                     merged: Vec::new(),
-                    seen: std::collections::HashSet::new(),
+                    seen: HashSet::new(),
+                    repeats: false,
                 },
             ),
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
@@ -123,10 +126,13 @@ impl Builder {
         let Some(open) = self.open.pop() else { return Ok(()) };
         let value = match open.container {
             Container::List(items) => Value::Array(items),
-            Container::Map { mut object, merged, .. } => {
+            Container::Map { mut object, merged, mut seen, repeats, .. } => {
+                if repeats {
+                    object.settle_duplicates(|_| {});
+                }
                 for (key, value) in merged.into_iter().flatten() {
-                    if !object.contains_key(&key) {
-                        object.push_unchecked(key, value);
+                    if seen.insert(key.clone()) {
+                        object.append(key, value);
                     }
                 }
                 Value::Object(object)
@@ -150,18 +156,19 @@ impl Builder {
         };
         match &mut open.container {
             Container::List(items) => items.push(value),
-            Container::Map { object, key, merged, seen } => match key.take() {
+            Container::Map { object, key, merged, seen, repeats } => match key.take() {
                 None => *key = Some((key_text(value)?, is_merge_key)),
                 Some((_, true)) => merged.extend(merge_sources(value)?),
                 Some((name, false)) => {
-                    if seen.insert(name.clone()) {
-                        object.push_unchecked(name, value);
-                    } else {
-                        let line = at.line();
-                        self.duplicates
-                            .push(format!("line {line}: key {:?} already set in map", name.as_str()));
-                        object.insert(name, value);
+                    if !seen.insert(name.clone()) {
+                        *repeats = true;
+                        if self.duplicates.len() < MAX_DUPLICATES {
+                            let line = at.line();
+                            let name = name.as_str();
+                            self.duplicates.push(format!("line {line}: key {name:?} already set in map"));
+                        }
                     }
+                    object.append(name, value);
                 }
             },
         }
