@@ -43,6 +43,7 @@ impl ApiServer {
         all.push(priority_class("system-cluster-critical", 2_000_000_000));
         all.push(self.kubernetes_service());
         all.push(self.kubernetes_slice());
+        all.push(self.kubernetes_endpoints());
         all
     }
 
@@ -73,6 +74,19 @@ impl ApiServer {
         });
         let collection = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".into();
         Wanted { collection, object, keep: true }
+    }
+
+    /// The old form of the same, which upstream keeps for old clients.
+    fn kubernetes_endpoints(&self) -> Wanted {
+        let config = self.config();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{"addresses": [{"ip": config.advertise_address.to_string()}],
+                "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]}]
+        });
+        Wanted { collection: "/api/v1/namespaces/default/endpoints".into(), object, keep: true }
     }
 
     async fn ensure(&self, wanted: &Wanted) -> Result<()> {

@@ -22,6 +22,8 @@ mod in_process;
 mod media;
 mod meta;
 mod metrics;
+#[cfg(test)]
+mod net_tests;
 mod openapi;
 mod patching;
 mod peek;

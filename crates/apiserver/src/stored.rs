@@ -65,7 +65,7 @@ fn write_field(key: &Str, value: &Value, out: &mut Vec<u8>) {
     json::write(value, out);
 }
 
-/// Appends the object with its resource version.
+/// Appends the object with its resource version; 0 (a dry run's) is none.
 pub fn write(bytes: &[u8], revision: u64, head: Head<'_>, out: &mut Vec<u8>) {
     let split = metadata_start(bytes);
     match head {
@@ -73,11 +73,13 @@ pub fn write(bytes: &[u8], revision: u64, head: Head<'_>, out: &mut Vec<u8>) {
         Head::Bare => out.extend_from_slice(b"{\"metadata\":{"),
         Head::As { api_version, kind } => write_head(api_version, kind, out),
     }
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(revision.to_string().as_bytes());
-    out.push(b'"');
-    if bytes.get(split).is_some_and(|b| *b != b'}') {
-        out.push(b',');
+    if revision != 0 {
+        out.extend_from_slice(b"\"resourceVersion\":\"");
+        out.extend_from_slice(revision.to_string().as_bytes());
+        out.push(b'"');
+        if bytes.get(split).is_some_and(|b| *b != b'}') {
+            out.push(b',');
+        }
     }
     out.extend_from_slice(&bytes[split..]);
 }
@@ -132,6 +134,7 @@ mod tests {
             text(to_json(&stored, 7, Head::As { api_version: "g/v2", kind: "P" }))
                 .starts_with(r#"{"kind":"P","apiVersion":"g/v2","metadata":{"resourceVersion":"7","name""#)
         );
+        assert_eq!(to_json(&stored, 0, Head::Own), stored);
         assert_eq!(tree(&stored, 3).unwrap().str_at(&["metadata", "resourceVersion"]), "3");
     }
 

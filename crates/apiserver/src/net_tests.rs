@@ -1,0 +1,283 @@
+//! The server on a real socket: TLS, client certificates, and streams passed on to a kubelet that is played here.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+
+use crate::body::{Body, empty, full};
+use crate::testing::TestServer;
+use crate::{KubeletClient, ServingCert};
+
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Ca {
+    fn new() -> Ca {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["ca".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Ca { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn leaf(&self, user: &str, group: &str) -> (Vec<u8>, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        (cert.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+
+    fn connector(&self, identity: Option<(Vec<u8>, Vec<u8>)>, alpn: &[u8]) -> TlsConnector {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(crate::server::roots(self.pem.as_bytes()).unwrap());
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let (chain, key) = crate::server::identity(&cert, &key).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Arc::new(config).into()
+    }
+}
+
+/// A kubelet that tells which path was asked for, and echoes upgraded streams.
+async fn kubelet(ca: &Ca) -> SocketAddr {
+    let (cert, key) = ca.leaf("system:node:n", "system:nodes");
+    let (chain, key) = crate::server::identity(&cert, &key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(tcp).await else { return };
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service_fn(play_kubelet))
+                    .with_upgrades();
+                let _ = connection.await;
+            });
+        }
+    });
+    address
+}
+
+async fn play_kubelet(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path_and_query().unwrap().to_string();
+    if path.contains("missing") {
+        return Ok(Response::builder().status(400).body(full("no such container")).unwrap());
+    }
+    let Some(upgrade) = request.headers().get("upgrade").cloned() else {
+        return Ok(Response::new(full(path)));
+    };
+    let stream = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut stream = TokioIo::new(stream.await.unwrap());
+        stream.write_all(path.as_bytes()).await.unwrap();
+        let mut byte = [0];
+        while let Ok(1) = stream.read(&mut byte).await {
+            stream.write_all(&byte).await.unwrap();
+        }
+    });
+    let response = Response::builder().status(101).header("connection", "Upgrade").header("upgrade", upgrade);
+    Ok(response.body(empty()).unwrap())
+}
+
+struct Net {
+    server: TestServer,
+    ca: Ca,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    done: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Net {
+    async fn start() -> Net {
+        let ca = Ca::new();
+        let (cert_pem, key_pem) = ca.leaf("kube-apiserver-kubelet-client", "system:masters");
+        let kubelet = kubelet(&ca).await;
+        let server = TestServer::start_with(|config| {
+            config.client_ca_pem = Some(ca.pem.clone().into_bytes());
+            let ca_pem = Some(ca.pem.clone().into_bytes());
+            config.kubelet_client = Some(KubeletClient { cert_pem, key_pem, ca_pem });
+        })
+        .await;
+        prepare(&server, kubelet).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (cert_pem, key_pem) = ca.leaf("kube-apiserver", "");
+        let (api, shutdown) = (server.api.clone(), CancellationToken::new());
+        let stop = shutdown.clone();
+        let done =
+            tokio::spawn(
+                async move { api.serve_tls(listener, &ServingCert { cert_pem, key_pem }, stop).await },
+            );
+        Net { server, ca, address, shutdown, done }
+    }
+
+    fn admin(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        Some(self.ca.leaf("admin", "system:masters"))
+    }
+
+    async fn ask(&self, identity: Option<(Vec<u8>, Vec<u8>)>, request: Request<Body>) -> Response<Incoming> {
+        let connector = self.ca.connector(identity, b"http/1.1");
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let request = Request::builder().uri(path).header("host", "x").body(empty()).unwrap();
+        let response = self.ask(self.admin(), request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A node whose kubelet is ours, and a pod bound to it.
+async fn prepare(server: &TestServer, kubelet: SocketAddr) {
+    let account = r#"{"metadata":{"name":"default"}}"#;
+    server.ask("POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let node = format!(
+        r#"{{"metadata":{{"name":"n"}},"status":{{"addresses":[{{"type":"InternalIP","address":"127.0.0.1"}}],
+        "daemonEndpoints":{{"kubeletEndpoint":{{"Port":{}}}}}}}}}"#,
+        kubelet.port()
+    );
+    assert_eq!(server.ask("POST", "/api/v1/nodes", node).await.code, 201);
+    let pod = r#"{"metadata":{"name":"p"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"},{"name":"missing","image":"i"}]}}"#;
+    let made = server.ask("POST", "/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+}
+
+const POD: &str = "/api/v1/namespaces/default/pods/p";
+
+#[tokio::test]
+async fn certificates_say_who_asks() {
+    let net = Net::start().await;
+    let request = || Request::builder().uri("/api/v1/nodes").header("host", "x").body(empty()).unwrap();
+    assert_eq!(net.ask(net.admin(), request()).await.status(), 200);
+    assert_eq!(net.ask(Some(net.ca.leaf("bob", "x")), request()).await.status(), 403);
+    assert_eq!(net.ask(None, request()).await.status(), 401);
+    let version = Request::builder().uri("/version").header("host", "x").body(empty()).unwrap();
+    assert_eq!(net.ask(None, version).await.status(), 200);
+}
+
+#[tokio::test]
+async fn http2_is_spoken() {
+    let net = Net::start().await;
+    let connector = net.ca.connector(net.admin(), b"h2");
+    let tcp = TcpStream::connect(net.address).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri("https://x/api/v1/nodes/n").body(empty()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn shutdown_ends_watches() {
+    let net = Net::start().await;
+    let request = Request::builder().uri("/api/v1/nodes?watch=1").header("host", "x").body(empty()).unwrap();
+    let response = net.ask(net.admin(), request).await;
+    net.shutdown.cancel();
+    let events = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(events.starts_with(b"{\"type\":\"ADDED\""));
+    net.done.await.unwrap().unwrap();
+    assert!(net.server.api.ending().is_cancelled());
+}
+
+#[tokio::test]
+async fn logs_come_from_the_kubelet() {
+    let net = Net::start().await;
+    let (code, path) =
+        net.get(&format!("{POD}/log?container=c&follow=true&tailLines=5&timestamps=true")).await;
+    assert_eq!(
+        (code, path.as_str()),
+        (200, "/containerLogs/default/p/c?follow=true&timestamps=true&tailLines=5")
+    );
+    let (code, text) = net.get(&format!("{POD}/log")).await;
+    assert_eq!(code, 400);
+    assert!(
+        text.contains("a container name must be specified for pod p, choose one of: [c missing]"),
+        "{text}"
+    );
+    let (code, text) = net.get(&format!("{POD}/log?container=missing")).await;
+    assert_eq!(code, 400);
+    assert!(text.contains("no such container"), "{text}");
+    assert_eq!(net.get(&format!("{POD}/log?container=c&tailLines=-1")).await.0, 422);
+    let (code, path) = net.get("/api/v1/nodes/n/proxy/stats/summary?x=1").await;
+    assert_eq!((code, path.as_str()), (200, "/stats/summary?x=1"));
+    assert_eq!(net.get("/api/v1/nodes/none/proxy/x").await.0, 404);
+}
+
+#[tokio::test]
+async fn exec_is_tunnelled() {
+    let net = Net::start().await;
+    let uri = format!("{POD}/exec?container=c&command=echo&command=a%20b&stdout=true&stdin=true&tty=false");
+    let request = Request::builder()
+        .uri(uri)
+        .header("host", "x")
+        .header("connection", "Upgrade")
+        .header("upgrade", "SPDY/3.1")
+        .header("x-stream-protocol-version", "v4.channel.k8s.io")
+        .body(empty())
+        .unwrap();
+    let response = net.ask(net.admin(), request).await;
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["upgrade"], "SPDY/3.1");
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let wanted = "/exec/default/p/c?input=1&output=1&command=echo&command=a%20b";
+    let mut path = vec![0; wanted.len()];
+    stream.read_exact(&mut path).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&path), wanted);
+    stream.write_all(b"ping").await.unwrap();
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+}
+
+#[tokio::test]
+async fn a_dead_kubelet_is_an_error() {
+    let net = Net::start().await;
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+    let patch = format!(r#"{{"status":{{"daemonEndpoints":{{"kubeletEndpoint":{{"Port":{closed}}}}}}}}}"#);
+    let header = [("content-type", "application/merge-patch+json")];
+    let patched = net.server.ask_with("PATCH", "/api/v1/nodes/n/status", &header, patch).await;
+    assert_eq!(patched.code, 200, "{}", patched.text);
+    let (code, text) = net.get(&format!("{POD}/log?container=c")).await;
+    assert_eq!(code, 500);
+    assert!(text.contains("error dialing backend"), "{text}");
+}
