@@ -1,0 +1,16 @@
+//! Pods: what should run, what runs, the pure plan between the two, and the worker that carries it out.
+
+pub mod admission;
+pub mod configs;
+pub mod execute;
+pub mod kill;
+pub mod manager;
+pub mod memory;
+pub mod observed;
+pub mod plan;
+pub mod publish;
+pub mod security;
+pub mod spec;
+pub mod start;
+pub mod status;
+pub mod worker;

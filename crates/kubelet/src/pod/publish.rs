@@ -1,0 +1,227 @@
+//! Status on its way to the API: one sender a pod, which sends the newest status only, only what changed,
+//! and keeps trying; at the end it removes the pod from the API.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Client, Error};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::spec;
+
+/// First pause after a failed patch.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause after failed patches.
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// What a worker wants the API to know.
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
+    /// Newest status.
+    pub status: Option<PodStatus>,
+    /// Nothing is left on the node: delete the object.
+    pub finish: bool,
+}
+
+/// Handle of a sender; dropping it ends the task after what was last put in has been sent.
+pub struct Publisher {
+    outbox: watch::Sender<Outbox>,
+    done: watch::Receiver<bool>,
+}
+
+impl Publisher {
+    /// Starts the sender of `pod`.
+    pub fn start(client: Client, pod: &Pod, stop: CancellationToken) -> Self {
+        let (outbox, waiting) = watch::channel(Outbox::default());
+        let (finished, done) = watch::channel(false);
+        let sender = Sender {
+            api: Api::namespaced(client, spec::namespace(pod)),
+            name: spec::name(pod).to_owned(),
+            uid: spec::uid(pod).to_owned(),
+            sent: pod.status.clone().unwrap_or_default(),
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.run(waiting) => {}
+                () = stop.cancelled() => {}
+            }
+            let _ = finished.send(true);
+        });
+        Self { outbox, done }
+    }
+
+    /// Puts a status in; an older one that was not sent is forgotten. Equal ones are not sent again.
+    pub fn put(&self, status: PodStatus) {
+        self.outbox.send_if_modified(|outbox| {
+            let changed = outbox.status.as_ref() != Some(&status);
+            outbox.status = Some(status);
+            changed
+        });
+    }
+
+    /// Asks for the object's deletion and waits until it is gone (or the kubelet stops).
+    pub async fn finish(mut self) {
+        self.outbox.send_modify(|outbox| outbox.finish = true);
+        let _ = self.done.wait_for(|done| *done).await;
+    }
+}
+
+struct Sender {
+    api: Api<Pod>,
+    name: String,
+    uid: String,
+    sent: PodStatus,
+}
+
+enum Outcome {
+    Done,
+    Gone,
+    Again,
+}
+
+impl Sender {
+    async fn run(mut self, mut outbox: watch::Receiver<Outbox>) {
+        while outbox.changed().await.is_ok() {
+            let mut pause = RETRY_FIRST;
+            loop {
+                let wanted = outbox.borrow_and_update().clone();
+                match self.deliver(&wanted).await {
+                    Outcome::Done if wanted.finish => return,
+                    Outcome::Done => break,
+                    Outcome::Gone => return,
+                    Outcome::Again => {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(RETRY_LONGEST);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn deliver(&mut self, wanted: &Outbox) -> Outcome {
+        if let Some(status) = &wanted.status
+            && let Some(patch) = status_patch(&self.uid, &self.sent, status)
+        {
+            let sent =
+                self.api.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            match sent {
+                Ok(_) => self.sent = status.clone(),
+                Err(error) => return self.failed("patch", &error),
+            }
+        }
+        if !wanted.finish {
+            return Outcome::Done;
+        }
+        let preconditions = Preconditions { uid: Some(self.uid.clone()), resource_version: None };
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(preconditions),
+            ..Default::default()
+        };
+        match self.api.delete(&self.name, &params).await {
+            Ok(_) => Outcome::Done,
+            Err(error) => self.failed("delete", &error),
+        }
+    }
+
+    fn failed(&self, what: &str, error: &Error) -> Outcome {
+        match error {
+            // 409: the uid is another one's, so ours is gone
+            Error::Api(status) if status.code == 404 || (status.code == 409 && what == "delete") => {
+                Outcome::Gone
+            }
+            Error::Api(status) if status.code == 409 && status.message.contains("uid") => Outcome::Gone,
+            error => {
+                tracing::warn!(pod = self.name, %error, "{what} of pod status failed");
+                Outcome::Again
+            }
+        }
+    }
+}
+
+/// The strategic merge patch from `old` to `new`; `None` when they are the same to the API.
+pub fn status_patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
+        (serde_json::to_value(old), serde_json::to_value(new))
+    else {
+        return None;
+    };
+    let mut changes = Map::new();
+    for (name, value) in &new {
+        if old.get(name) != Some(value) {
+            let value = match name.as_str() {
+                "conditions" => conditions(old.get(name), value),
+                "podIPs" | "hostIPs" => addresses(old.get(name), value),
+                _ => value.clone(),
+            };
+            changes.insert(name.clone(), value);
+        }
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        changes.insert(name.clone(), Value::Null);
+    }
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// Conditions merge by type: only changed ones are sent, with nulls for what went away.
+fn conditions(old: Option<&Value>, new: &Value) -> Value {
+    let old: Vec<&Value> = old.and_then(Value::as_array).into_iter().flatten().collect();
+    let changed = new.as_array().into_iter().flatten().filter(|condition| !old.contains(condition));
+    let explicit = changed.map(|condition| {
+        let mut condition = condition.clone();
+        if let Value::Object(fields) = &mut condition {
+            for name in ["reason", "message"] {
+                fields.entry(name).or_insert(Value::Null);
+            }
+        }
+        condition
+    });
+    Value::Array(explicit.collect())
+}
+
+/// Addresses merge by value: a list that loses one has to replace the old list.
+fn addresses(old: Option<&Value>, new: &Value) -> Value {
+    let old: Vec<&Value> = old.and_then(Value::as_array).into_iter().flatten().collect();
+    let mut list: Vec<Value> = new.as_array().cloned().unwrap_or_default();
+    if old.iter().any(|address| !list.contains(address)) {
+        list.push(json!({"$patch": "replace"}));
+    }
+    Value::Array(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(value: Value) -> PodStatus {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn only_changes_are_sent() {
+        let old = status(json!({"phase": "Pending", "message": "m", "podIPs": [{"ip": "1"}],
+            "conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "False", "reason": "r"}]}));
+        let new = status(json!({"phase": "Running", "podIPs": [{"ip": "2"}],
+            "conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}));
+        let patch = status_patch("u", &old, &new).unwrap();
+        assert_eq!(
+            patch,
+            json!({"metadata": {"uid": "u"}, "status": {
+                "phase": "Running",
+                "message": null,
+                "podIPs": [{"ip": "2"}, {"$patch": "replace"}],
+                "conditions": [{"type": "B", "status": "True", "reason": null, "message": null}]}})
+        );
+        assert_eq!(status_patch("u", &new, &new), None);
+    }
+
+    #[test]
+    fn first_addresses_are_plain() {
+        let new = status(json!({"podIPs": [{"ip": "2"}]}));
+        let patch = status_patch("u", &PodStatus::default(), &new).unwrap();
+        assert_eq!(patch["status"]["podIPs"], json!([{"ip": "2"}]));
+    }
+}
