@@ -34,5 +34,5 @@ mod terminal;
 
 pub use config::RuntimeConfig;
 pub use error::RuntimeError;
-pub use service::serve;
+pub use service::{remove_all, serve};
 pub use shim::shim_main;

@@ -29,18 +29,29 @@ pub(crate) fn supervise(
     let (node, container) = (node.clone(), container.clone());
     tokio::spawn(async move {
         let exited = watch(&container, stream).await;
-        match exited {
-            Some(exited) => container.set_exited(exited),
-            None => {
-                let (node, container) = (node.clone(), container.clone());
-                let _ = blocking(move || Ok(node.note_lost(&container))).await;
-            }
-        }
-        node.announce(ContainerEventType::ContainerStoppedEvent, &container);
+        settle(&node, &container, exited).await;
         if let Some(mut child) = child {
             let _ = child.wait().await;
         }
     });
+}
+
+/// Notes an end: `None` when nobody has seen it. What an ended container no longer needs goes before anyone
+/// is told: the kubelet then removes the pod's control group, which must be empty.
+async fn settle(node: &Arc<Node>, container: &Arc<Container>, exited: Option<Exited>) {
+    let (node2, container2) = (node.clone(), container.clone());
+    let settled = blocking(move || {
+        let exited = exited.unwrap_or_else(|| node2.lost(&container2));
+        if let Err(error) = node2.release(&container2) {
+            tracing::warn!(container = container2.id, %error, "ended container not released");
+        }
+        container2.set_exited(exited);
+        Ok(())
+    });
+    if let Err(error) = settled.await {
+        tracing::warn!(container = container.id, %error, "end not noted");
+    }
+    node.announce(ContainerEventType::ContainerStoppedEvent, container);
 }
 
 /// Listens for the end; `None` when the shim went away without telling.
@@ -101,9 +112,7 @@ pub(crate) async fn start(node: &Arc<Node>, container: &Arc<Container>) -> Resul
 
 async fn over_already(node: &Arc<Node>, container: &Arc<Container>, mut child: Child) {
     let _ = child.wait().await;
-    let (node2, container2) = (node.clone(), container.clone());
-    let _ = blocking(move || Ok(node2.note_lost(&container2))).await;
-    node.announce(ContainerEventType::ContainerStoppedEvent, container);
+    settle(node, container, None).await;
 }
 
 async fn start_failed(node: &Arc<Node>, container: &Arc<Container>, why: &str) {
@@ -120,12 +129,7 @@ async fn start_failed(node: &Arc<Node>, container: &Arc<Container>, why: &str) {
         tracing::warn!(container = container.id, %error, "exit not recorded");
     }
     let _ = std::fs::remove_file(container.dir.join(STARTED_FILE));
-    container.set_exited(exited);
-    let (node2, cgroup) = (node.clone(), container.with(|r| r.cgroup.clone()));
-    let _ =
-        blocking(move || Ok(node2.cgroups.kill_all(&cgroup).and_then(|()| node2.cgroups.remove(&cgroup))?))
-            .await;
-    node.announce(ContainerEventType::ContainerStoppedEvent, container);
+    settle(node, container, Some(exited)).await;
 }
 
 /// Asks the program to stop, and kills it when `grace` is over. A container that does not run is fine.

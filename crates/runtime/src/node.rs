@@ -106,36 +106,60 @@ impl Node {
     pub(crate) fn adopt(self: &Arc<Self>) {
         for container in self.registry.containers() {
             let progress = container.progress();
-            if progress.exited.is_some() {
-                continue;
-            }
-            match sockets::connect(&container.dir.join(SOCKET_FILE)) {
+            let connected = match progress.exited {
+                None => sockets::connect(&container.dir.join(SOCKET_FILE)),
+                Some(_) => {
+                    // Ended while nobody looked.
+                    self.released(&container);
+                    continue;
+                }
+            };
+            match connected {
                 Ok(stream) => lifecycle::supervise(self, &container, stream, None),
-                Err(_) if progress.started.is_some() => self.note_lost(&container),
+                Err(_) if progress.started.is_some() => {
+                    container.set_exited(self.lost(&container));
+                    self.released(&container);
+                }
                 Err(_) => {}
             }
         }
     }
 
-    /// The shim is gone without a record: nothing may be left running, and the end is unknown.
-    pub(crate) fn note_lost(&self, container: &Container) {
-        let recorded = files::read_json::<Exited>(&container.dir.join(EXIT_FILE));
-        let exited = recorded.unwrap_or_else(|_| {
-            let _ = self.cgroups.kill_all(&container.with(|r| r.cgroup.clone()));
-            let exited = Exited {
-                code: UNKNOWN_EXIT_CODE,
-                signal: 0,
-                at_ns: crate::shim::now_ns(),
-                oom: false,
-                reason: Some("Unknown".into()),
-                message: "the container's shim has disappeared".into(),
-            };
-            if let Err(error) = files::write_json(&container.dir.join(EXIT_FILE), &exited) {
-                tracing::warn!(container = container.id, %error, "exit not recorded");
-            }
-            exited
-        });
-        container.set_exited(exited);
+    /// The end of a container whose shim has gone: what it wrote down, or else that the end is unknown.
+    /// Then nothing may be left running. Blocking.
+    pub(crate) fn lost(&self, container: &Container) -> Exited {
+        let path = container.dir.join(EXIT_FILE);
+        if let Ok(recorded) = files::read_json(&path) {
+            return recorded;
+        }
+        let exited = Exited {
+            code: UNKNOWN_EXIT_CODE,
+            signal: 0,
+            at_ns: crate::shim::now_ns(),
+            oom: false,
+            reason: Some("Unknown".into()),
+            message: "the container's shim has disappeared".into(),
+        };
+        let killed = self.cgroups.kill_all(&container.with(|r| r.cgroup.clone()));
+        let recorded = files::write_json(&path, &exited);
+        if let Some(error) = killed.err().map(|e| e.to_string()).or(recorded.err().map(|e| e.to_string())) {
+            tracing::warn!(container = container.id, error, "lost container not cleaned up");
+        }
+        exited
+    }
+
+    /// Gives back what an ended container holds but its record, its log and its files. Blocking.
+    pub(crate) fn release(&self, container: &Container) -> Result<()> {
+        let cgroup = container.with(|r| r.cgroup.clone());
+        self.cgroups.kill_all(&cgroup)?;
+        self.cgroups.remove(&cgroup)?;
+        Ok(self.mounts.unmount(&container.dir.join("rootfs"))?)
+    }
+
+    fn released(&self, container: &Container) {
+        if let Err(error) = self.release(container) {
+            tracing::warn!(container = container.id, %error, "ended container not released");
+        }
     }
 
     /// Lets the network forget sandboxes that are no more.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_streaming::{StreamRequest, StreamServer, StreamServerConfig};
+use corten_sys::cgroups::Cgroups;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_cri::v1 as cri;
@@ -13,6 +14,7 @@ use k8s_cri::v1::image_service_server::ImageServiceServer;
 use k8s_cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::config::RuntimeConfig;
@@ -30,6 +32,8 @@ const API_VERSION: &str = "v1";
 const NO_STREAMS: &str = "one of stdin, stdout, or stderr must be set";
 /// Longest gRPC message accepted, as CRI clients expect.
 const MAX_MESSAGE: usize = 16 << 20;
+/// How long calls in progress may take once the server is told to stop.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves CRI on `config.socket` until `shutdown` resolves. Containers go on without us.
 ///
@@ -46,15 +50,45 @@ pub async fn serve(config: RuntimeConfig, shutdown: impl Future<Output = ()>) ->
     let streams = StreamServer::start(backend, StreamServerConfig::default()).await;
     let streams = streams.map_err(|e| RuntimeError::Other(format!("streaming server: {e}")))?;
     let _ = node.streams.set(streams);
-    let runtime = RuntimeServiceServer::new(Service { node })
+    let ending = CancellationToken::new();
+    let runtime = RuntimeServiceServer::new(Service { node, ending: ending.clone() })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    tonic::transport::Server::builder()
+    let server = tonic::transport::Server::builder()
         .add_service(runtime)
         .add_service(ImageServiceServer::new(images))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
-        .await
-        .map_err(|e| RuntimeError::Other(format!("CRI server: {e}")))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), ending.clone().cancelled_owned());
+    let mut server = std::pin::pin!(server);
+    let served = tokio::select! {
+        served = &mut server => served,
+        () = shutdown => {
+            // Event streams end at once, calls get a moment; what is cut off is found again at the next start.
+            ending.cancel();
+            tokio::time::timeout(SHUTDOWN_GRACE, server).await.unwrap_or(Ok(()))
+        }
+    };
+    served.map_err(|e| RuntimeError::Other(format!("CRI server: {e}")))
+}
+
+/// Kills every container and removes all that the runtime has on the host for `config`: sandboxes, network,
+/// control groups. Images and the node directory itself stay. Nobody may be serving meanwhile.
+pub async fn remove_all(config: RuntimeConfig) -> Result<()> {
+    let node = blocking(move || Node::load(config)).await?;
+    node.adopt();
+    for sandbox in node.registry.sandboxes() {
+        sandbox::remove(&node, &sandbox).await?;
+    }
+    // Containers whose sandbox is gone: only after something removed files by hand.
+    for container in node.registry.containers() {
+        container::remove(&node, &container).await?;
+    }
+    node.config.network.teardown().await?;
+    blocking(move || {
+        let root = node.config.cgroup_root.clone();
+        node.cgroups.kill_all(&root)?;
+        Ok(node.cgroups.remove(&root)?)
+    })
+    .await
 }
 
 fn listen(config: &RuntimeConfig) -> Result<UnixListener> {
@@ -70,6 +104,8 @@ fn listen(config: &RuntimeConfig) -> Result<UnixListener> {
 
 struct Service {
     node: Arc<Node>,
+    /// Cancelled when the server stops: streams without an end of their own must not hold it up.
+    ending: CancellationToken,
 }
 
 impl Service {
@@ -477,7 +513,8 @@ impl RuntimeService for Service {
         _request: Request<cri::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
         let stream = BroadcastStream::new(self.node.events.listen())
-            .map(|event| event.map_err(|_| Status::out_of_range("events were lost: list and listen again")));
+            .map(|event| event.map_err(|_| Status::out_of_range("events were lost: list and listen again")))
+            .take_until(self.ending.clone().cancelled_owned());
         answer(stream.boxed())
     }
 

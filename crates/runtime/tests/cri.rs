@@ -64,6 +64,7 @@ async fn a_pod_lives_and_leaves_nothing_behind() {
     cluster.stop(&id, 1).await;
     let exited = cluster.status(&id).await;
     assert_eq!((exited.state, exited.exit_code, exited.reason.as_str()), (EXITED, 137, "Error"));
+    assert_eq!(cluster.container_groups(), 0, "an ended container has no control group");
     assert!(exited.finished_at >= exited.started_at);
     cluster.stop(&id, 1).await;
     cluster.remove(&id).await;
@@ -318,6 +319,59 @@ async fn system_call_filters_hold_for_the_program_and_for_exec() {
     assert!(absent.await.unwrap_err().message().contains("seccomp profile: /none"));
     cluster.remove_pod(&pod).await;
     cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_can_be_shared_on_purpose() {
+    let Some(mut cluster) = Cluster::start("host").await else { return };
+    let node = cri::NamespaceMode::Node.into();
+    let options = cri::NamespaceOption { network: node, pid: node, ipc: node, ..Default::default() };
+    let host = Some(options);
+    let pod = cluster.run_pod("host", |c| {
+        let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        context.namespace_options = host.clone();
+        c.hostname = String::new();
+    });
+    let pod = pod.await;
+    let ready = cluster.pod_status(&pod).await;
+    assert_eq!(ready.network.unwrap().ip, "", "the kubelet knows the node's address");
+    let privileged = |c: &mut cri::ContainerConfig| {
+        let context = c.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        context.namespace_options = host.clone();
+        context.privileged = true;
+    };
+    let id =
+        cluster.run(&pod, "main", &["sh", "-c", "sleep 1001 & exec sleep 1000"], privileged).await.unwrap();
+    let script = "for n in net uts pid; do readlink /proc/self/ns/$n; done; [ -e /dev/kmsg ] && grep CapEff /proc/self/status";
+    let out = cluster.exec(&id, &["sh", "-c", script], 10).await.unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    for kind in ["net", "uts", "pid"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert!(text.contains(own.to_str().unwrap()), "{kind}: {text}");
+    }
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let all = own.lines().find(|line| line.starts_with("CapEff")).unwrap();
+    assert!(text.contains(all), "all that we have, {all}: {text}");
+    // With the host's processes in sight, the container's group says which ones end with it.
+    cluster.stop(&id, 0).await;
+    assert_eq!(cluster.container_groups(), 0);
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_the_runtime_waits_for_no_listener_and_cleaning_up_leaves_nothing() {
+    let Some(mut cluster) = Cluster::start("down").await else { return };
+    let mut events = cluster.cri.get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    let pod = cluster.run_pod("stays", |_| {}).await;
+    cluster.run(&pod, "main", &["sleep", "1000"], |_| {}).await.unwrap();
+    let begun = std::time::Instant::now();
+    cluster.terminate_server();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    while let Ok(Some(_)) = events.message().await {}
+    cluster.clean();
+    cluster.assert_clean().await;
+    assert!(!cluster.has_leftovers());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use corten_network::{NetworkConfig, PodNetwork};
 use corten_runtime::image::{ImageStore, StoreConfig};
-use corten_runtime::{RuntimeConfig, serve, shim_main};
+use corten_runtime::{RuntimeConfig, remove_all, serve, shim_main};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
@@ -44,19 +44,24 @@ fn network(dir: &str, name: &str, cidr: &str) -> anyhow::Result<PodNetwork> {
     })?)
 }
 
-fn run(dir: &str, name: &str, cidr: &str) -> anyhow::Result<()> {
+fn config(dir: &str, name: &str, cidr: &str) -> anyhow::Result<RuntimeConfig> {
     let node_dir = PathBuf::from(dir);
-    let images =
-        ImageStore::open(StoreConfig { dir: node_dir.join("images"), insecure_registries: Vec::new() })?;
-    let config = RuntimeConfig {
+    Ok(RuntimeConfig {
         cluster_name: name.to_owned(),
         socket: node_dir.join("cri.sock"),
         cgroup_root: format!("/{name}"),
         shim_command: vec!["/proc/self/exe".into(), "shim".into()],
         network: network(dir, name, cidr)?,
-        images,
+        images: ImageStore::open(StoreConfig {
+            dir: node_dir.join("images"),
+            insecure_registries: Vec::new(),
+        })?,
         node_dir,
-    };
+    })
+}
+
+fn run(dir: &str, name: &str, cidr: &str) -> anyhow::Result<()> {
+    let config = config(dir, name, cidr)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -68,12 +73,8 @@ fn run(dir: &str, name: &str, cidr: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Removes what the network and the control groups of `name` have left on the host.
+/// Removes what the runtime has left on the host under `name`.
 fn clean(dir: &str, name: &str, cidr: &str) -> anyhow::Result<()> {
-    use corten_sys::cgroups::{Cgroups, HostCgroups};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { network(dir, name, cidr)?.teardown().await.map_err(anyhow::Error::from) })?;
-    let cgroups = HostCgroups::detect()?;
-    cgroups.kill_all(&format!("/{name}"))?;
-    Ok(cgroups.remove(&format!("/{name}"))?)
+    Ok(runtime.block_on(remove_all(config(dir, name, cidr)?))?)
 }

@@ -21,7 +21,8 @@ pub(crate) struct User {
 
 impl User {
     pub(super) fn to_oci(&self) -> Value {
-        json!({"uid": self.uid, "gid": self.gid, "additionalGids": self.groups})
+        // The agent's own umask must not decide what containers' files look like.
+        json!({"uid": self.uid, "gid": self.gid, "additionalGids": self.groups, "umask": 0o022})
     }
 }
 

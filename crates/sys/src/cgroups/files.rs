@@ -59,7 +59,11 @@ pub(super) fn processes(dir: &Path) -> Vec<i32> {
 }
 
 /// Calls `kill` until no process is left in `dir`. Bounded: a process stuck in the kernel ends it with an error.
-pub(super) fn kill_until_empty(dir: &Path, mut kill: impl FnMut(&[i32])) -> Result<()> {
+pub(super) fn kill_until_empty(root: &Path, dir: &Path, mut kill: impl FnMut(&[i32])) -> Result<()> {
+    if dir == root {
+        let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        return Err(Error { what: "kill all processes of the host".into(), source });
+    }
     for _ in 0..EMPTY_ATTEMPTS {
         let pids = processes(dir);
         if pids.is_empty() {

@@ -92,7 +92,8 @@ pub trait Cgroups: Send + Sync {
     fn add(&self, path: &str, pid: i32) -> Result<()>;
     /// The processes of the group and of the groups below it.
     fn processes(&self, path: &str) -> Result<Vec<i32>>;
-    /// Kills every process of the group and below, until none is left; a missing group is fine.
+    /// Kills every process of the group and below, until none is left; a missing group is fine, the root
+    /// of the hierarchy is refused.
     fn kill_all(&self, path: &str) -> Result<()>;
     /// Removes the (empty) group and the groups below it; a missing one is fine.
     fn remove(&self, path: &str) -> Result<()>;
@@ -300,5 +301,6 @@ mod tests {
         assert!(!host.exists(&root));
         host.remove(&root).unwrap();
         host.kill_all(&root).unwrap();
+        assert!(host.kill_all("/").is_err() && host.kill_all("").is_err());
     }
 }

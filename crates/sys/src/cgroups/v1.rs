@@ -163,8 +163,8 @@ impl Cgroups for Hierarchies {
     }
 
     fn kill_all(&self, path: &str) -> Result<()> {
-        let Some(dir) = self.members(path) else { return Ok(()) };
-        kill_until_empty(&dir, |pids| {
+        let (Some(dir), Some(root)) = (self.members(path), self.members("/")) else { return Ok(()) };
+        kill_until_empty(&root, &dir, |pids| {
             self.freeze(path, "FROZEN");
             for pid in pids {
                 let _ = crate::process::kill(*pid, nix::libc::SIGKILL);

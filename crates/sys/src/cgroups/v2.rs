@@ -120,7 +120,7 @@ impl Cgroups for Hierarchy {
 
     fn kill_all(&self, path: &str) -> Result<()> {
         let dir = self.directory(path);
-        kill_until_empty(&dir, |pids| {
+        kill_until_empty(&self.root, &dir, |pids| {
             // cgroup.kill takes the whole tree at once (5.14); older kernels get one signal a process.
             if write(&dir.join("cgroup.kill"), "1").is_err() {
                 for pid in pids {
