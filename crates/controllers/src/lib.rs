@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod claim;
 pub mod cluster;
+pub mod daemon;
 pub mod deployment;
 pub mod expect;
 pub mod gc;
@@ -28,6 +29,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     let cluster = Cluster::start(client, config, stop);
     cluster.synced().await;
     tokio::join!(
+        daemon::run(&cluster),
         deployment::run(&cluster),
         gc::run(&cluster),
         namespace::run(&cluster),

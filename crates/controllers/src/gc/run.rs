@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use corten_client::WorkQueue;
 use futures::StreamExt;
-use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -103,7 +102,10 @@ impl Collector {
             });
             synced.push(listed);
         }
-        join_all(synced.iter_mut().map(|listed| listed.wait_for(|done| *done))).await;
+        for listed in &mut synced {
+            // An error says that the watch's task has ended with the cluster.
+            let _ = listed.wait_for(|done| *done).await;
+        }
     }
 
     async fn watch(&self, resource: usize, listed: watch::Sender<bool>) {

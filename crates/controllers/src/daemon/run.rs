@@ -1,0 +1,238 @@
+//! The shell of the daemon set controller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use corten_client::{Change, Key, Recorder, WorkQueue, selector};
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use super::history;
+use super::plan::{self, Plan};
+use crate::answer::{changed_is_fine, gone_is_fine};
+use crate::claim::{self, controller_of};
+use crate::cluster::Cluster;
+use crate::expect::Expectations;
+use crate::pods;
+
+struct Controller {
+    cluster: Arc<Cluster>,
+    recorder: Recorder,
+    queue: WorkQueue<Key>,
+    expectations: Expectations,
+}
+
+/// Keeps daemons on nodes until the cluster's stop.
+pub async fn run(cluster: &Arc<Cluster>) {
+    let controller = Arc::new(Controller {
+        cluster: cluster.clone(),
+        recorder: cluster.recorder("daemonset-controller"),
+        queue: WorkQueue::new(),
+        expectations: Expectations::default(),
+    });
+    let me = controller.clone();
+    cluster.daemon_sets.on_change(move |change| me.queue.add(Key::of(&**change.object())));
+    let me = controller.clone();
+    cluster.nodes.on_change(move |change| me.node_changed(change));
+    let me = controller.clone();
+    cluster.pods.on_change(move |change| me.pod_changed(change));
+    let me = controller.clone();
+    let reconcile = move |key| {
+        let me = me.clone();
+        async move { me.reconcile(key).await }
+    };
+    controller.queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+}
+
+impl Controller {
+    fn node_changed(&self, change: &Change<Node>) {
+        let what = |node: &Node| (node.metadata.labels.clone(), node.spec.clone().and_then(|s| s.taints));
+        if let Change::Updated { old, new } = change
+            && what(old) == what(new)
+        {
+            return;
+        }
+        for set in self.cluster.daemon_sets.list() {
+            self.queue.add(Key::of(&*set));
+        }
+    }
+
+    fn pod_changed(&self, change: &Change<Pod>) {
+        let pod = change.object();
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        match controller_of(&pod.metadata) {
+            Some(owner) if owner.kind == "DaemonSet" => {
+                let key = Key::new(namespace, &*owner.name);
+                if matches!(change, Change::Added(_)) {
+                    self.expectations.created(&key);
+                }
+                if matches!(change, Change::Deleted(_)) || pod.metadata.deletion_timestamp.is_some() {
+                    self.expectations.deleted(&key, pod.metadata.uid.as_deref().unwrap_or_default());
+                }
+                self.queue.add(key);
+            }
+            Some(_) => {}
+            None => {
+                for set in self.cluster.daemon_sets.list_namespace(&namespace) {
+                    if selector::matches(&set.spec.selector, pod.metadata.labels.as_ref()) {
+                        self.queue.add(Key::of(&*set));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
+        let Some(set) = self.cluster.daemon_sets.get(&key) else {
+            self.expectations.forget(&key);
+            return Ok(None);
+        };
+        if selector::is_empty(&set.spec.selector) {
+            return Ok(None);
+        }
+        let writes_are_back = self.expectations.met(&key);
+        let claims =
+            claim::claim(&set.metadata, &set.spec.selector, self.cluster.pods.list_namespace(&key.namespace));
+        let pods = claim::carry_out(&self.cluster.client, &*set, claims).await?;
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let (hash, revisions) = self.revision(&key, &set).await?;
+        let (nodes, now) = (self.cluster.nodes.list(), Timestamp::now());
+        if writes_are_back {
+            let mut plan = plan::manage(&set, &nodes, &pods, &hash, now);
+            if plan.create_on.is_empty() && plan.delete.is_empty() {
+                plan = plan::roll(&set, &nodes, &pods, &hash, now);
+            }
+            self.carry_out(&key, &set, plan, &hash).await?;
+            self.clean_history(&key, &set, &revisions, &pods).await?;
+        }
+        self.write_status(&set, plan::status(&set, &nodes, &pods, &hash, now)).await?;
+        Ok(crate::replica::plan::next_available(&pods, set.spec.min_ready_seconds.unwrap_or_default(), now))
+    }
+
+    /// The hash of the present template's revision, which is made, or moved to the end of the history, where needed.
+    async fn revision(
+        &self,
+        key: &Key,
+        set: &DaemonSet,
+    ) -> Result<(String, Vec<Arc<ControllerRevision>>), kube::Error> {
+        let all = self.cluster.revisions.list_namespace(&key.namespace);
+        let own: Vec<_> = claim::claim(&set.metadata, &set.spec.selector, all).owned;
+        let api: Api<ControllerRevision> = Api::namespaced(self.cluster.client.clone(), &key.namespace);
+        let next = history::next_number(&own);
+        let Some(present) = history::present(set, &own) else {
+            let revision = history::new(set, next);
+            return match api.create(&PostParams::default(), &revision).await {
+                Ok(made) => Ok((history::hash_of(&made).to_owned(), own)),
+                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+                    let found = api.get(revision.metadata.name.as_deref().unwrap_or_default()).await?;
+                    Ok((history::hash_of(&found).to_owned(), own))
+                }
+                Err(error) => Err(error),
+            };
+        };
+        if present.revision < Some(next - 1) {
+            let patch = Patch::Merge(json!({ "revision": next }));
+            api.patch(present.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &patch)
+                .await?;
+        }
+        Ok((history::hash_of(present).to_owned(), own.clone()))
+    }
+
+    async fn carry_out(&self, key: &Key, set: &DaemonSet, plan: Plan, hash: &str) -> Result<(), kube::Error> {
+        for pod in &plan.failed {
+            let (name, node) = (
+                pod.metadata.name.as_deref().unwrap_or_default(),
+                pod.spec.as_ref().and_then(|s| s.node_name.as_deref()),
+            );
+            let message = format!(
+                "Found failed daemon pod {}/{name} on node {}, will try to kill it",
+                key.namespace,
+                node.unwrap_or_default()
+            );
+            self.recorder.warning(set, "FailedDaemonPod", message);
+        }
+        if plan.create_on.is_empty() && plan.delete.is_empty() {
+            return Ok(());
+        }
+        let uids = plan.delete.iter().filter_map(|p| p.metadata.uid.clone());
+        self.expectations.expect(key, plan.create_on.len(), uids);
+        let created = join_all(plan.create_on.iter().map(|node| self.create(key, set, node, hash)));
+        let deleted = join_all(plan.delete.iter().map(|pod| self.delete(key, set, pod)));
+        let (created, deleted) = tokio::join!(created, deleted);
+        created.into_iter().chain(deleted).collect()
+    }
+
+    async fn create(&self, key: &Key, set: &DaemonSet, node: &str, hash: &str) -> Result<(), kube::Error> {
+        let template = plan::template(set, node, hash);
+        let pod = pods::from_template(&template, &key.namespace, &key.name, claim::reference(set));
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &key.namespace);
+        match api.create(&PostParams::default(), &pod).await {
+            Ok(pod) => {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                self.recorder.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
+                Ok(())
+            }
+            Err(error) => {
+                self.expectations.created(key);
+                self.recorder.warning(set, "FailedCreate", format!("Error creating: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete(&self, key: &Key, set: &DaemonSet, pod: &Pod) -> Result<(), kube::Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let answer = pods::delete(&self.cluster.client, pod).await;
+        match &answer {
+            Ok(()) => self.recorder.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+            Err(error) => {
+                self.expectations.deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
+                self.recorder.warning(set, "FailedDelete", format!("Error deleting: {error}"));
+            }
+        }
+        answer
+    }
+
+    async fn clean_history(
+        &self,
+        key: &Key,
+        set: &DaemonSet,
+        revisions: &[Arc<ControllerRevision>],
+        pods: &[Arc<Pod>],
+    ) -> Result<(), kube::Error> {
+        let present =
+            history::present(set, revisions).map(|r| history::hash_of(r).to_owned()).unwrap_or_default();
+        let in_use = |hash: &str| hash == present || pods.iter().any(|p| plan::is_updated(p, hash));
+        let api: Api<ControllerRevision> = Api::namespaced(self.cluster.client.clone(), &key.namespace);
+        for revision in history::surplus(set.spec.revision_history_limit.unwrap_or(10), revisions, in_use) {
+            let name = revision.metadata.name.as_deref().unwrap_or_default();
+            gone_is_fine(api.delete(name, &DeleteParams::default()).await)?;
+        }
+        Ok(())
+    }
+
+    async fn write_status(
+        &self,
+        set: &DaemonSet,
+        status: k8s_openapi::api::apps::v1::DaemonSetStatus,
+    ) -> Result<(), kube::Error> {
+        if set.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let updated = DaemonSet { status: Some(status), ..set.clone() };
+        let api: Api<DaemonSet> = Api::namespaced(
+            self.cluster.client.clone(),
+            set.metadata.namespace.as_deref().unwrap_or_default(),
+        );
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        // Changed meanwhile: the watch brings the change, and with it another look.
+        changed_is_fine(api.replace_status(name, &PostParams::default(), &updated).await)
+    }
+}
