@@ -198,54 +198,6 @@ async fn patches() {
 }
 
 #[tokio::test]
-async fn apply_owns_fields() {
-    let server = TestServer::start().await;
-    let path = format!("{MAPS}/m");
-    let header = [("content-type", "application/apply-patch+yaml")];
-    let body = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: '1'}\n";
-    let none = server.ask_with("PATCH", &path, &header, body).await;
-    assert_eq!(none.code, 422, "a field manager is needed: {}", none.text);
-    let made = server.ask_with("PATCH", &format!("{path}?fieldManager=one"), &header, body).await;
-    assert_eq!(made.code, 201, "{}", made.text);
-    let object = made.json();
-    assert_eq!(object["metadata"]["managedFields"][0]["manager"], "one", "{object}");
-    let again = server.ask_with("PATCH", &format!("{path}?fieldManager=one"), &header, body).await;
-    assert_eq!(again.code, 200, "{}", again.text);
-    assert_eq!(again.json()["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
-    let other = body.replace("'1'", "'2'");
-    let conflict =
-        server.ask_with("PATCH", &format!("{path}?fieldManager=two"), &header, other.clone()).await;
-    assert_eq!(conflict.code, 409, "{}", conflict.text);
-    let forced =
-        server.ask_with("PATCH", &format!("{path}?fieldManager=two&force=true"), &header, other).await;
-    assert_eq!((forced.code, forced.json()["data"]["a"].as_str()), (200, Some("2")), "{}", forced.text);
-    let headers = [("content-type", "application/merge-patch+json"), ("user-agent", "kubectl/v1.37 (x)")];
-    let patched = server.ask_with("PATCH", &path, &headers, r#"{"data":{"b":"3"}}"#).await.json();
-    let managers = patched["metadata"]["managedFields"].to_string();
-    assert!(managers.contains(r#""manager":"kubectl""#) && managers.contains("two"), "{managers}");
-}
-
-#[tokio::test]
-async fn other_forms() {
-    let server = TestServer::start().await;
-    server.ask("POST", MAPS, map("m", "1")).await;
-    let yaml = server.ask_with("GET", &format!("{MAPS}/m"), &[("accept", "application/yaml")], "").await;
-    assert!(yaml.text.contains("\nkind: ConfigMap\n"), "{}", yaml.text);
-    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: why\n";
-    let made = server.ask_with("POST", MAPS, &[("content-type", "application/yaml")], body).await;
-    assert_eq!(made.code, 201, "{}", made.text);
-    for kind in ["application/vnd.kubernetes.protobuf", "application/cbor"] {
-        for path in [format!("{MAPS}/m"), MAPS.to_owned(), format!("{MAPS}?watch=1&timeoutSeconds=1")] {
-            let answer = server.ask_with("GET", &path, &[("accept", kind)], "").await;
-            assert_eq!(answer.code, 200, "{kind} {path}: {}", answer.text);
-            assert!(answer.headers["content-type"].to_str().unwrap().starts_with(kind));
-        }
-    }
-    let pretty = server.ask("GET", &format!("{MAPS}/m?pretty=true"), "").await;
-    assert!(pretty.text.starts_with("{\n  \"kind\""), "{}", pretty.text);
-}
-
-#[tokio::test]
 async fn pods_get_what_admission_gives() {
     let server = server_with_account().await;
     let pod = server.ask("POST", PODS, POD).await;

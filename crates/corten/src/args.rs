@@ -1,9 +1,11 @@
 //! The command line: what people read first.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
 
 /// Kubernetes in one binary: a cluster in a second, with nothing else to install.
 ///
@@ -40,6 +42,8 @@ pub enum Command {
     ///
     /// Containers live on when this process ends and are taken over at the next start. `corten down` ends everything.
     Up(Box<UpArgs>),
+    /// Start only a control plane: API server, store, scheduler and controllers.
+    Server(Box<ServerArgs>),
     /// Stop a cluster and remove everything that it put on this machine.
     ///
     /// Ends the process and all containers, then removes mounts, namespaces, interfaces, rules and cgroups of that name. The
@@ -79,12 +83,23 @@ impl ClusterArgs {
 /// `corten up`
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
-    /// Which cluster.
+    /// The control plane.
     #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub server: ServerArgs,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// Go into the background as soon as the node is Ready.
     #[arg(long, short = 'd')]
     pub detach: bool,
+}
+
+/// `corten server`, and the control plane's part of `corten up`.
+#[derive(Clone, Debug, Args)]
+pub struct ServerArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 
     /// Address and port of the API server. Port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6443", help_heading = "API server")]
@@ -92,20 +107,24 @@ pub struct UpArgs {
     /// More names or addresses that the API server's certificate is valid for.
     #[arg(long, value_name = "NAME", help_heading = "API server")]
     pub tls_san: Vec<String>,
-    /// Where to write the admin kubeconfig [default: DATA_DIR/kubeconfig].
+    /// Where else to write the admin kubeconfig, beside DATA_DIR/kubeconfig.
     #[arg(long, value_name = "FILE", help_heading = "API server")]
     pub write_kubeconfig: Option<PathBuf>,
 
     /// Addresses of services.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", help_heading = "Network")]
-    pub service_cidr: String,
+    pub service_cidr: Ipv4Net,
     /// Addresses of pods; each node gets a /24 of it.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", help_heading = "Network")]
-    pub cluster_cidr: String,
+    pub cluster_cidr: Ipv4Net,
     /// Domain of the cluster's DNS names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
     pub cluster_domain: String,
+}
 
+/// The node's part of `corten up`.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
     /// Name of this node [default: the host's name].
     #[arg(long, value_name = "NAME", help_heading = "Node")]
     pub node_name: Option<String>,
@@ -124,6 +143,24 @@ pub struct UpArgs {
     /// Use another container runtime (containerd, CRI-O) at this CRI socket instead of the built-in one.
     #[arg(long, value_name = "SOCKET", help_heading = "Node")]
     pub container_runtime_endpoint: Option<String>,
+    /// Reach this registry (HOST or HOST:PORT) by plain HTTP; those on loopback always are.
+    #[arg(long, value_name = "HOST", help_heading = "Node")]
+    pub insecure_registry: Vec<String>,
+}
+
+impl NodeArgs {
+    /// The labels as pairs.
+    pub fn labels(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let pair = |label: &String| {
+            let (key, value) = label.split_once('=')?;
+            Some((key.to_owned(), value.to_owned()))
+        };
+        let pairs = self
+            .node_labels
+            .iter()
+            .map(|l| pair(l).ok_or_else(|| anyhow::anyhow!("--node-labels {l}: want KEY=VALUE")));
+        pairs.collect()
+    }
 }
 
 /// `corten down`

@@ -1,11 +1,69 @@
 //! The one binary: reads the command line and hands over. Holds no logic of the cluster itself.
 
 mod args;
+mod detach;
+mod down;
+mod image;
 mod kubeconfig;
+mod layout;
+mod pid_file;
 mod pki;
+mod up;
 
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use args::{Cli, Command};
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
-fn main() {
-    let _ = args::Cli::parse();
+/// Threads that run the cluster's tasks; more only cost memory on large machines.
+const MOST_THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    // A shim must be alone in its process: nothing else may have started before it.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((first, rest)) = words.split_first()
+        && first == "shim"
+    {
+        return corten_runtime::shim_main(rest);
+    }
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("corten: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Fails only when a provider is there already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli.command {
+        Command::Up(args) if args.detach => detach::detach(&args),
+        Command::Up(args) => runtime()?.block_on(up::up(args.server, Some(args.node))),
+        Command::Server(args) => runtime()?.block_on(up::up(*args, None)),
+        Command::Down(args) => down::down(&args),
+        Command::Image(args) => runtime()?.block_on(image::image(args)),
+        Command::Kubeconfig(args) => {
+            let path = layout::Layout::new(&args.data_dir())?.kubeconfig();
+            print!(
+                "{}",
+                std::fs::read_to_string(&path)
+                    .with_context(|| format!("no kubeconfig at {}", path.display()))?
+            );
+            Ok(())
+        }
+        Command::Shim { .. } => Ok(()),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).enable_all().build().context("cannot start threads")
 }

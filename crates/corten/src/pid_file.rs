@@ -1,0 +1,74 @@
+//! One cluster, one process: a locked file with its process id.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Held while the cluster runs; the kernel lets go of the lock however the process ends.
+#[derive(Debug)]
+pub struct PidFile {
+    _lock: Flock<File>,
+}
+
+impl PidFile {
+    /// Takes the lock and writes our process id.
+    pub fn take(path: &Path) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let file = open(path)?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                bail!("the cluster is running already ({} is locked)", path.display())
+            }
+            Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+        };
+        lock.set_len(0)?;
+        lock.write_all(std::process::id().to_string().as_bytes())?;
+        Ok(PidFile { _lock: lock })
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    options.open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// The process id of the running cluster, if one runs.
+pub fn running(path: &Path) -> Result<Option<i32>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut file = match Flock::lock(open(path)?, FlockArg::LockSharedNonblock) {
+        Ok(_) => return Ok(None),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    };
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(Some(text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/pid");
+        assert_eq!(running(&path).unwrap(), None);
+        let held = PidFile::take(&path).unwrap();
+        assert_eq!(running(&path).unwrap(), Some(std::process::id() as i32));
+        assert!(PidFile::take(&path).unwrap_err().to_string().contains("running already"));
+        drop(held);
+        assert_eq!(running(&path).unwrap(), None);
+    }
+}
