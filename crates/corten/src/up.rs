@@ -207,9 +207,11 @@ impl Cluster {
                 format!("unix://{}", self.layout.cri_socket().display())
             }
         };
-        let kubelet = Kubelet::new(self.kubelet_config(node, api, &endpoint)?);
-        let stop = self.stop.clone();
-        parts.spawn(async move { kubelet.run(stop).await.map_err(|e| anyhow!("kubelet: {e}")) });
+        let (config, stop) = (self.kubelet_config(node, api, &endpoint)?, self.stop.clone());
+        parts.spawn(async move {
+            let kubelet = Kubelet::new(config).await.context("kubelet")?;
+            kubelet.run(stop).await.context("kubelet")
+        });
         Ok(())
     }
 
