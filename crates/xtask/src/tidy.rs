@@ -1,4 +1,0 @@
-//! tidy
-pub fn run() -> anyhow::Result<()> {
-    Ok(())
-}
