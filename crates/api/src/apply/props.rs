@@ -377,6 +377,13 @@ fn large_maps_and_lists_are_merged_in_time() {
     assert_eq!(made.get("data"), two.get("data"));
     let mut new = one.clone();
     track_update(Some(&made), &mut new, &target, &Manager { name: "other", ..MANAGER });
+    let mut turned = one.clone();
+    let fields = turned.object_at_mut(&["data"]);
+    *fields =
+        fields.iter().map(|(k, v)| (k.clone(), v.clone())).collect::<Vec<_>>().into_iter().rev().collect();
+    assert_eq!(turned, one, "the order of fields does not count");
+    turned.object_at_mut(&["data"]).insert("k0", Value::str("other"));
+    assert_ne!(turned, one);
     let mut merged = one.clone();
     merge_patch::apply(&mut merged, two.clone()).unwrap();
     strategic::apply(&mut merged, two.clone(), config_map.unwrap()).unwrap();
