@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 
 use super::path::PathElement;
-use crate::schema::{FieldRef, ListType, Omit, SchemaRef, Type};
+use crate::schema::{self, FieldRef, ListType, Omit, SchemaRef, Type};
 use crate::{Object, Str, Value};
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// What a scalar may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +197,11 @@ impl Node for Typed<'_> {
     }
 
     fn field(self, name: &str) -> Option<Self> {
-        Some(Typed::Schema(self.declared(name)?.schema()))
+        let field = self.declared(name)?.schema();
+        let of_resource = name == "metadata" && self.schema().is_some_and(SchemaRef::embedded_resource);
+        // The schema of a custom resource does not speak of its metadata; it is what it is everywhere.
+        let metadata = if of_resource { schema::message(OBJECT_META) } else { None };
+        Some(Typed::Schema(metadata.unwrap_or(field)))
     }
 
     fn element(self) -> Option<Self> {

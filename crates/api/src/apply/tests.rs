@@ -433,6 +433,60 @@ fn custom_resources_without_a_schema() {
 }
 
 #[test]
+fn custom_resources_with_a_schema() {
+    let open_api = parse(
+        r#"{"type":"object","properties":{"spec":{"type":"object","properties":{
+            "set":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"string"}},
+            "rules":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["port","protocol"],
+                "items":{"type":"object","properties":{"port":{"type":"integer"},"protocol":{"type":"string","default":"TCP"},"to":{"type":"string"}}}},
+            "plain":{"type":"array","items":{"type":"integer"}},
+            "whole":{"type":"object","x-kubernetes-map-type":"atomic","additionalProperties":{"type":"string"}},
+            "free":{"type":"object","x-kubernetes-preserve-unknown-fields":true},
+            "size":{"x-kubernetes-int-or-string":true}}}}}"#,
+    );
+    let schema = schema::Schema::from_open_api(&open_api);
+    let target = Target::new(Some(schema.root()), "x.io/v1", "Thing");
+    let object = |metadata: &str, spec: &str| {
+        parse(&format!(
+            r#"{{"apiVersion":"x.io/v1","kind":"Thing","metadata":{{"name":"t"{metadata}}},"spec":{spec}}}"#
+        ))
+    };
+    let first = object(
+        r#","finalizers":["a/b"]"#,
+        r#"{"set":["a"],"rules":[{"port":1,"to":"x"}],"plain":[1],"whole":{"a":"b"},"free":{"x":{"y":1}},"size":"5%"}"#,
+    );
+    let made = apply_patch(None, &first, &target, &by("me", T1), false).unwrap();
+    assert_eq!(
+        managers(&made),
+        [
+            r#"me Apply 01 {"f:metadata":{"f:finalizers":{"v:\"a/b\"":{}}},"f:spec":{"f:free":{"f:x":{".":{},"f:y":{}}},"f:plain":{},"f:rules":{"k:{\"port\":1,\"protocol\":\"TCP\"}":{".":{},"f:port":{},"f:to":{}}},"f:set":{"v:\"a\"":{}},"f:size":{},"f:whole":{}}}"#
+        ]
+    );
+    let second = object(
+        r#","finalizers":["c/d"]"#,
+        r#"{"set":["b"],"rules":[{"port":1,"protocol":"TCP","to":"x"},{"port":1,"protocol":"UDP"}],"plain":[1],"size":"5%"}"#,
+    );
+    let both = apply_patch(Some(&made), &second, &target, &by("you", T2), false).unwrap();
+    assert_eq!(both.at(&["metadata", "finalizers"]), Some(&parse(r#"["a/b","c/d"]"#)));
+    assert_eq!(both.at(&["spec", "set"]), Some(&parse(r#"["a","b"]"#)));
+    assert_eq!(both.items_at(&["spec", "rules"]).len(), 2);
+    let wrong = object("", r#"{"whole":{"z":"1"},"plain":[2]}"#);
+    let error = apply_patch(Some(&both), &wrong, &target, &by("it", T2), false).unwrap_err();
+    assert_eq!(
+        error.message,
+        "Apply failed with 3 conflicts: conflicts with \"me\":\n- .spec.plain\n- .spec.whole\nconflicts with \"you\":\n- .spec.plain"
+    );
+    let unknown = object("", r#"{"nope":1}"#);
+    let error = apply_patch(Some(&both), &unknown, &target, &by("it", T2), false).unwrap_err();
+    assert!(error.message.ends_with(".spec.nope: field not declared in schema"), "{}", error.message);
+
+    let mut created = first;
+    track_update(None, &mut created, &target, &by("me", T1));
+    let line = &managers(&created)[0];
+    assert!(line.contains(r#""f:spec":{".":{},"#), "no struct is there before its first field: {line}");
+}
+
+#[test]
 fn through_scale_and_back() {
     let replicas = |version: &str| -> Option<&'static [&'static str]> {
         (version == "apps/v1").then_some(&["spec", "replicas"])
