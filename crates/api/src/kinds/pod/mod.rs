@@ -108,6 +108,8 @@ fn validate(pod: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Er
     let is_mirror = old.at(&["metadata", "annotations", MIRROR]).is_some();
     match cx.subresource {
         "status" => update::status(&mut errors, pod, old),
+        // The API server itself assigns the node; no user's change is in it.
+        "binding" => {}
         "ephemeralcontainers" if is_mirror => {
             return vec![Error::forbidden(
                 &Path::root(""),
