@@ -174,17 +174,20 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self) -> Result<Value, CborError> {
+        let (major, info, n) = self.head()?;
+        if !(4..=6).contains(&major) {
+            return self.item(major, info, n);
+        }
         if self.depth == MAX_DEPTH {
             return Err(CborError(format!("cbor: exceeded max nested level {MAX_DEPTH}")));
         }
         self.depth += 1;
-        let value = self.item();
+        let value = self.item(major, info, n);
         self.depth -= 1;
         value
     }
 
-    fn item(&mut self) -> Result<Value, CborError> {
-        let (major, info, n) = self.head()?;
+    fn item(&mut self, major: u8, info: u8, n: Option<u64>) -> Result<Value, CborError> {
         match (major, n) {
             (0, Some(n)) => Ok(i64::try_from(n).map_or(Value::Float(n as f64), Value::Int)),
             (1, Some(n)) => Ok(i64::try_from(n).map_or(Value::Float(-1.0 - n as f64), |n| Value::Int(!n))),

@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use crate::value::{Str, Value, settle_duplicates};
 
 /// How deep lists and maps may nest. Upstream stops at 10,000; this bound keeps every later walk within a small stack.
-pub const MAX_DEPTH: usize = 512;
+pub const MAX_DEPTH: usize = 256;
 
 /// Upstream stops collecting strict errors here.
 pub const MAX_DUPLICATES: usize = 100;

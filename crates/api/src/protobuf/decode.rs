@@ -10,6 +10,9 @@ use crate::schema::{FieldRef, SchemaRef, Type};
 use crate::time::Time;
 use crate::{Object, Str, Value, json};
 
+/// How deep messages may nest: each may be two levels of JSON (a list or map and its item).
+const MAX_MESSAGES: usize = json::MAX_DEPTH / 2;
+
 type Decoded<T> = Result<T, ProtobufError>;
 
 /// How a field travels: number, then varint, 8 bytes, a run of bytes or 4 bytes.
@@ -136,7 +139,7 @@ struct Reader<'b> {
 
 impl Reader<'_> {
     fn message(&mut self, bytes: &[u8], schema: SchemaRef<'_>, object: &mut Object) -> Decoded<()> {
-        if self.depth == json::MAX_DEPTH {
+        if self.depth == MAX_MESSAGES {
             return Err(malformed("exceeded max depth"));
         }
         self.depth += 1;

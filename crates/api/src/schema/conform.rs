@@ -346,6 +346,9 @@ fn mismatch(value: &Value, go: &str, way: Way<'_, '_>) -> DecodeError {
     let what = match value {
         // A number of the wrong size or kind is quoted; one where no number belongs is not.
         Value::Int(n) if matches!(go, "int32" | "int64") => format!("number {n}"),
+        Value::Float(n) if matches!(go, "int32" | "int64") && n.abs() >= i64::MAX as f64 => {
+            format!("number {n:.0}")
+        }
         Value::Float(n) if matches!(go, "int32" | "int64") => format!("number {n:?}"),
         other => other.type_name().to_owned(),
     };

@@ -1,4 +1,10 @@
 //! The built-in schema, read once from the field table (`fields.tsv`): one line a field, columns named by its first line.
+//!
+//! `-` and `<inline>` stand for embedded structs: of a `TypeMeta` without a number (kind and apiVersion), or of a message that is
+//! its own on the wire and whose fields are the outer one's in JSON. A field `*` speaks of the message itself: its Go type is
+//! `struct` (with `atomic` as list type where server-side apply replaces it as a whole) or `=` and the message that it is another
+//! name of. `omit` is `empty` for `omitempty`, `zero` for `omitempty,omitzero`. The `wire` column is not used: the Go type tells,
+//! and upstream's tags are wrong in places.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

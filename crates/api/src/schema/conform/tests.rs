@@ -34,6 +34,10 @@ fn wrong_types_in_gos_words() {
             "json: cannot unmarshal number 5000000000 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
         ),
         (
+            r#"{"metadata":{"generation":9223372036854775808}}"#,
+            "json: cannot unmarshal number 9223372036854775808 into Go struct field ObjectMeta.metadata.generation of type int64",
+        ),
+        (
             r#"{"spec":{"restartPolicy":1}}"#,
             "json: cannot unmarshal number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
         ),
@@ -128,4 +132,29 @@ fn a_second_walk_changes_nothing() {
     let (once, _) = walk(POD, body).unwrap();
     let (twice, findings) = walk(POD, &once).unwrap();
     assert_eq!((once, Findings::default()), (twice, findings));
+}
+
+/// The deepest objects that the readers let through pass every walk on a thread's ordinary stack.
+#[test]
+fn the_deepest_schemas_fit_the_stack() {
+    const WORKER_STACK: usize = 2 << 20;
+    let walk_all = |depth: usize| {
+        let nested = format!("{}{}{}", "{\"not\":".repeat(depth), "{\"type\":\"string\"}", "}".repeat(depth));
+        let body = format!(
+            r#"{{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1","spec":{{"versions":[{{"schema":{{"openAPIV3Schema":{nested}}}}}]}}}}"#
+        );
+        let mut value = json::parse(&Bytes::from(body)).unwrap();
+        let schema = for_kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
+        conform(&mut value, schema, Mode::REQUEST).unwrap();
+        let copy = value.clone();
+        assert!(copy == value && json::to_vec(&value).len() > depth * 7);
+        assert!(crate::cbor::decode(&Bytes::from(crate::cbor::encode(&value))).unwrap() == value);
+        let encoded = Bytes::from(crate::protobuf::encode(&value).unwrap());
+        let decoded = crate::protobuf::decode(&encoded);
+        assert!(if depth < json::MAX_DEPTH / 2 { decoded.unwrap() == value } else { decoded.is_err() });
+    };
+    for depth in [json::MAX_DEPTH / 2 - 5, json::MAX_DEPTH - 7] {
+        let thread = std::thread::Builder::new().stack_size(WORKER_STACK);
+        thread.spawn(move || walk_all(depth)).unwrap().join().unwrap();
+    }
 }
