@@ -222,7 +222,7 @@ pub(crate) async fn sync(
 
 /// Reads to the end, keeping the first [`MAX_OUTPUT`] bytes.
 async fn collect(from: &mut (impl AsyncRead + Unpin), into: &mut Vec<u8>) {
-    let mut buffer = [0; 8192];
+    let mut buffer = vec![0; 8192];
     loop {
         match from.read(&mut buffer).await {
             Ok(count) if count > 0 => {

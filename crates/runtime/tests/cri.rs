@@ -1,6 +1,9 @@
 //! The runtime as a kubelet sees it: a process that serves CRI, real containers, and nothing left behind.
 //! Needs root and a static busybox on the host; without them the tests say so and pass over.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::large_futures, reason = "tests have stack enough")]
+
 mod harness;
 
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! Exec, attach and port-forward as a client sees them: the URL that CRI hands out, over WebSocket.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::large_futures, reason = "tests have stack enough")]
+
 mod harness;
 
 use std::time::Duration;
@@ -60,7 +63,7 @@ impl Remote {
         }
     }
 
-    async fn to_the_end(&mut self) {
+    async fn drain(&mut self) {
         while self.read().await {}
     }
 
@@ -101,7 +104,7 @@ async fn commands_with_and_without_a_terminal() {
         cat.send(STDIN, piece).await;
     }
     cat.send(CLOSE, &[STDIN]).await;
-    cat.to_the_end().await;
+    cat.drain().await;
     assert_eq!(cat.seen[usize::from(STDOUT)].len(), big.len());
     assert_eq!(cat.text(STDERR), "oops\n");
     assert!(
@@ -118,11 +121,11 @@ async fn commands_with_and_without_a_terminal() {
     shell.send(STDIN, b"stty size\n").await;
     shell.expect(STDOUT, "41 101\r\n").await;
     shell.send(STDIN, b"exit 5\n").await;
-    shell.to_the_end().await;
+    shell.drain().await;
     assert!(shell.text(ERROR).contains("\"5\""), "{}", shell.text(ERROR));
 
     let mut missing = exec(&mut cluster, &id, &["no-such-command"], false).await;
-    missing.to_the_end().await;
+    missing.drain().await;
     assert!(missing.text(ERROR).contains("executable file not found in $PATH"), "{}", missing.text(ERROR));
 
     // A client that goes away takes its process with it.
@@ -159,7 +162,7 @@ async fn attached_clients_talk_to_the_main_process() {
     third.send(STDIN, b"three\n").await;
     third.expect(STDOUT, "got three\n").await;
     cluster.stop(&plain, 0).await;
-    third.to_the_end().await;
+    third.drain().await;
 
     let once = cluster
         .run(&pod, "once", &["sh", "-c", script], |c| {

@@ -100,7 +100,7 @@ pub fn unpin(path: &Path) -> Result<()> {
 
 /// Whether `path` is a live namespace pin (false after a reboot: then it is an empty file).
 pub fn is_pinned(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS_MAGIC)
+    statfs(path).is_ok_and(|s| s.filesystem_type().0 == NSFS_MAGIC)
 }
 
 /// Sets the host name of the calling thread's uts namespace.

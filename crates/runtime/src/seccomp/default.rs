@@ -139,7 +139,8 @@ fn rule(comparisons: Vec<(SeccompCmpOp, u64)>) -> Result<SeccompRule, String> {
     SeccompRule::new(conditions.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::super::testing::ask;
     use super::*;

@@ -81,7 +81,7 @@ mod testing {
             4 => ARCH_X86_64,
             16.. => {
                 let arg = args[(offset as usize - 16) / 8];
-                if offset % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
+                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
             }
             _ => 0,
         }

@@ -133,7 +133,8 @@ fn conditions(args: &[Argument]) -> Result<Vec<SeccompRule>, String> {
     Ok(vec![SeccompRule::new(all).map_err(|e| e.to_string())?])
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::super::testing::ask;
     use super::*;

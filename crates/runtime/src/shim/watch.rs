@@ -372,7 +372,7 @@ impl Watcher {
         let left_attached = self.clients.iter().any(|c| c.gone && c.attached);
         self.clients.retain(|client| {
             let stalled = client.waiting_since.is_some_and(|since| since.elapsed() > CLIENT_STALL);
-            !client.gone && !(stalled && client.output.len() > CLIENT_BUFFER)
+            !(client.gone || stalled && client.output.len() > CLIENT_BUFFER)
         });
         if left_attached && !self.clients.iter().any(|c| c.attached) {
             self.end_stdin();

@@ -125,10 +125,9 @@ pub(crate) fn exec_process(spec: &Value, command: &[String], terminal: bool) -> 
     let mut process = spec["process"].clone();
     process["args"] = json!(command);
     process["terminal"] = json!(terminal);
-    if terminal && !has_variable(&process["env"], "TERM=") {
-        if let Some(env) = process["env"].as_array_mut() {
-            env.push(json!("TERM=xterm"));
-        }
+    let lacks_term = terminal && !has_variable(&process["env"], "TERM=");
+    if let Some(env) = process["env"].as_array_mut().filter(|_| lacks_term) {
+        env.push(json!("TERM=xterm"));
     }
     process
 }

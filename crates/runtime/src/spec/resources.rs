@@ -45,7 +45,7 @@ pub(super) fn to_oci(resources: Option<&LinuxContainerResources>, host: &Host, d
 /// Memory and swap together; a container without a say gets no swap beyond its memory.
 fn swap_limit(r: &LinuxContainerResources, host: &Host) -> Option<i64> {
     let asked = r.memory_swap_limit_in_bytes;
-    host.swap_limits.then(|| if asked == 0 { r.memory_limit_in_bytes } else { asked })
+    host.swap_limits.then_some(if asked == 0 { r.memory_limit_in_bytes } else { asked })
 }
 
 /// The files to write for UpdateContainerResources.

@@ -148,10 +148,8 @@ fn normalised(names: &[String]) -> Result<Vec<String>> {
 
 /// The filters that a container asked for. AppArmor is refused where it would silently not be applied.
 pub(super) fn filters(context: &LinuxContainerSecurityContext, cgroups: Version) -> Result<Option<Filters>> {
-    if let Some(profile) = &context.apparmor {
-        if profile.profile_type() == ProfileType::Localhost {
-            return Err(SpecError(format!("apparmor is not supported: profile {:?}", profile.localhost_ref)));
-        }
+    if let Some(profile) = context.apparmor.as_ref().filter(|p| p.profile_type() == ProfileType::Localhost) {
+        return Err(SpecError(format!("apparmor is not supported: profile {:?}", profile.localhost_ref)));
     }
     if context.privileged {
         return Ok(None);
