@@ -249,8 +249,9 @@ pub(crate) async fn remove(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<(
     for container in node.registry.containers_of(&sandbox.id) {
         container::remove(node, &container).await?;
     }
+    let last = status::sandbox_status(sandbox);
     forget(node, sandbox).await?;
-    node.announce_id(ContainerEventType::ContainerDeletedEvent, &sandbox.id, &sandbox.id);
+    node.events.send(ContainerEventType::ContainerDeletedEvent, &sandbox.id, Some(last), Vec::new());
     Ok(())
 }
 

@@ -378,6 +378,51 @@ async fn stopping_the_runtime_waits_for_no_listener_and_cleaning_up_leaves_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_shim_is_killed_is_reported_and_gone() {
+    let Some(mut cluster) = Cluster::start("lost").await else { return };
+    let pod = cluster.run_pod("lost", |_| {}).await;
+    let id = cluster.run(&pod, "main", &["sleep", "1000"], |_| {}).await.unwrap();
+    for shim in cluster.shims() {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let status = cluster.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    assert_eq!(cluster.container_groups(), 0, "its processes are gone, too");
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_the_runtime_leaves_only_what_remove_removes() {
+    let Some(mut cluster) = Cluster::start("crash").await else { return };
+    for round in 0..16u64 {
+        let mut own = cluster.handle();
+        let work = tokio::spawn(async move {
+            let pod = own.try_run_pod(&format!("pod{round}")).await?;
+            let id = own.run(&pod, "main", &["sleep", "1000"], |_| {}).await?;
+            own.cri.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod }).await?;
+            Ok::<_, tonic::Status>(id)
+        });
+        // Spread over the whole of such a life, which takes about 100 ms.
+        tokio::time::sleep(Duration::from_millis(round * 9)).await;
+        cluster.kill_server();
+        let _ = work.await.unwrap();
+        cluster.start_server().await;
+    }
+    let pods =
+        cluster.cri.list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await.unwrap().into_inner();
+    for pod in pods.items {
+        cluster.remove_pod(&pod.id).await;
+    }
+    let left =
+        cluster.cri.list_containers(cri::ListContainersRequest { filter: None }).await.unwrap().into_inner();
+    for container in left.containers {
+        cluster.remove(&container.id).await;
+    }
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_at_once() {
     let Some(cluster) = Cluster::start("many").await else { return };
     let cluster = std::sync::Arc::new(cluster);

@@ -152,6 +152,22 @@ impl Handle {
     }
 
     pub async fn run_pod(&mut self, name: &str, change: impl FnOnce(&mut cri::PodSandboxConfig)) -> String {
+        let config = self.pod_config(name, change);
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        self.cri.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+    }
+
+    pub async fn try_run_pod(&mut self, name: &str) -> Result<String, Status> {
+        let config = self.pod_config(name, |_| {});
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        Ok(self.cri.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    fn pod_config(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut cri::PodSandboxConfig),
+    ) -> cri::PodSandboxConfig {
         let options =
             cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() };
         let context =
@@ -173,8 +189,7 @@ impl Handle {
             ..Default::default()
         };
         change(&mut config);
-        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-        self.cri.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+        config
     }
 
     pub async fn create(
@@ -300,16 +315,19 @@ impl Handle {
             assert!(left.is_empty(), "{left:?}");
         }
         assert_eq!(self.container_groups(), 0);
-        let mine = dir.display().to_string();
-        eventually(|| {
-            let shims = std::fs::read_dir("/proc").unwrap().flatten().filter(|process| {
-                let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).into_owned();
-                line.contains("shim") && line.contains(&mine)
-            });
-            (shims.count() == 0).then_some(())
-        })
-        .await;
+        eventually(|| self.shims().is_empty().then_some(())).await;
+    }
+
+    /// The pids of this runtime's shims.
+    pub fn shims(&self) -> Vec<i32> {
+        let mine = self.dir.path().display().to_string();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let shims = processes.filter(|process| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("shim") && line.contains(&mine)
+        });
+        shims.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
     }
 }
 
