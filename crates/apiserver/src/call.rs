@@ -144,10 +144,9 @@ impl Call {
     /// Says something in the `Warning` header.
     pub fn warn(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
-        if let Ok(mut warnings) = self.warnings.lock() {
-            if warnings.len() < MAX_WARNINGS && !warnings.contains(&sentence) {
-                warnings.push(sentence);
-            }
+        let Ok(mut warnings) = self.warnings.lock() else { return };
+        if warnings.len() < MAX_WARNINGS && !warnings.contains(&sentence) {
+            warnings.push(sentence);
         }
     }
 

@@ -296,7 +296,7 @@ fn mark(call: &Call, live: &Value, options: &DeleteOptions, now_ms: i64) -> Resu
         Grace::Seconds(seconds) => seconds.max(0),
     };
     if meta::is_deleting(live) {
-        shorten(&mut object, grace, seconds);
+        shorten(&mut object, seconds);
         let finished = seconds == 0 && !meta::has_finalizers(&object) && !waits(&object, grace);
         return Ok((!finished).then_some(object));
     }
@@ -321,10 +321,10 @@ fn has_status(call: &Call) -> bool {
 }
 
 /// A second delete may shorten the time that is left, never lengthen it.
-fn shorten(object: &mut Value, grace: Grace, seconds: i64) {
+fn shorten(object: &mut Value, seconds: i64) {
     let meta = meta::metadata(object);
     let before = meta.get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
-    if before == 0 || seconds >= before || (grace == Grace::Immediate && before == 0) {
+    if before == 0 || seconds >= before {
         return;
     }
     let end = meta.get("deletionTimestamp").and_then(Value::as_str).and_then(time::parse_ms);

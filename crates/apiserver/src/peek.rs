@@ -13,11 +13,6 @@ pub fn raw<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
     Some(value)
 }
 
-/// The string at a path; `None` where there is no string.
-pub fn string<'a>(json: &'a [u8], path: &[&str]) -> Option<Cow<'a, str>> {
-    unquote(raw(json, path)?)
-}
-
 /// Any scalar at a path as text, `""` where there is none.
 pub fn text<'a>(json: &'a [u8], path: &[&str]) -> Cow<'a, str> {
     let Some(value) = raw(json, path) else { return Cow::Borrowed("") };
@@ -27,28 +22,10 @@ pub fn text<'a>(json: &'a [u8], path: &[&str]) -> Cow<'a, str> {
     }
 }
 
-/// Is there a list or map at the path that is not empty?
-pub fn filled(json: &[u8], path: &[&str]) -> bool {
-    raw(json, path).is_some_and(|v| v.len() > 2)
-}
-
 /// The string fields of the object at a path (labels, annotations).
 pub fn strings<'a>(json: &'a [u8], path: &[&str]) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
     let object = raw(json, path).unwrap_or_default();
     fields(object).filter_map(|(key, value)| Some((unescape(key)?, unquote(value)?)))
-}
-
-/// The items of the list at a path.
-pub fn items<'a>(json: &'a [u8], path: &[&str]) -> impl Iterator<Item = &'a [u8]> {
-    let list = raw(json, path).unwrap_or_default();
-    let mut rest = list.strip_prefix(b"[").unwrap_or_default();
-    std::iter::from_fn(move || {
-        rest = rest.strip_prefix(b",").unwrap_or(rest);
-        let end = value_end(rest)?;
-        let (item, tail) = rest.split_at(end);
-        rest = tail;
-        Some(item)
-    })
 }
 
 /// The fields of an object in order: raw key (without quotes) and raw value.
@@ -66,7 +43,7 @@ pub fn fields(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The string that a JSON string literal stands for.
-pub fn unquote(literal: &[u8]) -> Option<Cow<'_, str>> {
+fn unquote(literal: &[u8]) -> Option<Cow<'_, str>> {
     unescape(literal.strip_prefix(b"\"")?.strip_suffix(b"\"")?)
 }
 
@@ -132,16 +109,13 @@ mod tests {
 
     #[test]
     fn finds() {
-        assert_eq!(string(POD, &["metadata", "name"]).unwrap(), "a\"b");
+        assert_eq!(text(POD, &["metadata", "name"]), "a\"b");
         assert_eq!(text(POD, &["spec", "n"]), "-5");
         assert_eq!(text(POD, &["spec", "t"]), "true");
         assert_eq!(text(POD, &["spec", "missing"]), "");
-        assert!(!filled(POD, &["metadata", "finalizers"]));
-        assert!(filled(POD, &["metadata", "labels"]));
+        assert_eq!(raw(POD, &["metadata", "finalizers"]), Some(&b"[]"[..]));
         let labels: Vec<_> = strings(POD, &["metadata", "labels"]).collect();
         assert_eq!(labels, [("x".into(), "1".into()), ("y/z".into(), "}".into())]);
-        let items: Vec<_> = items(POD, &["spec", "c"]).collect();
-        assert_eq!(items, [&b"{\"a\":[1,2]}"[..], b"\"s\"", b"3"]);
     }
 
     #[test]

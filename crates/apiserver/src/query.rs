@@ -62,7 +62,8 @@ impl Query {
 
 /// Undoes percent encoding; `plus` also turns `+` into a space, as in queries. Bytes that are no UTF-8 are replaced.
 pub fn decode(text: &str, plus: bool) -> String {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    let encoded = text.contains('%') || (plus && text.contains('+'));
+    if !encoded {
         return text.to_owned();
     }
     let bytes = text.as_bytes();

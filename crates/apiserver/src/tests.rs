@@ -59,7 +59,7 @@ async fn create_get_update_delete() {
     assert_eq!((stale.code, stale.json()["reason"].as_str()), (409, Some("Conflict")));
     assert!(stale.text.contains("the object has been modified"), "{}", stale.text);
 
-    let wrong = format!(r#"{{"preconditions":{{"uid":"x"}}}}"#);
+    let wrong = r#"{"preconditions":{"uid":"x"}}"#;
     assert_eq!(server.ask("DELETE", &format!("{MAPS}/m"), wrong).await.code, 409);
     let gone = server.ask("DELETE", &format!("{MAPS}/m"), "").await.json();
     assert_eq!((gone["kind"].as_str(), gone["status"].as_str()), (Some("Status"), Some("Success")));
@@ -482,4 +482,120 @@ async fn too_many_at_once() {
     let user = crate::user::User::new("system:kube-scheduler", [""; 0]);
     let refused = server.ask_as(user, "GET", "/api/v1/nodes", &[], "").await;
     assert_eq!((refused.code, refused.headers["retry-after"].to_str().unwrap()), (429, "1"));
+}
+
+#[tokio::test]
+async fn kubelets_reach_their_own_objects_only() {
+    use crate::user::{NODES, User};
+    let server = server_with_account().await;
+    let pod = POD.replace(
+        r#""spec":{"#,
+        r#""spec":{"nodeName":"n1","volumes":[{"name":"v","secret":{"secretName":"mine"}},{"name":"w","configMap":{"name":"map"}}],"#,
+    );
+    assert_eq!(server.ask("POST", PODS, pod).await.code, 201);
+    let other = POD.replace(r#""name":"a""#, r#""name":"other""#);
+    assert_eq!(server.ask("POST", PODS, other).await.code, 201);
+    for name in ["mine", "theirs"] {
+        let secret = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
+        server.ask("POST", "/api/v1/namespaces/default/secrets", secret).await;
+    }
+    server.ask("POST", MAPS, map("map", "1")).await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let merge = "application/merge-patch+json";
+    let cases: Vec<(&str, String, &str, u16)> = vec![
+        ("POST", "/api/v1/nodes".into(), r#"{"metadata":{"name":"n1"}}"#, 201),
+        ("POST", "/api/v1/nodes".into(), r#"{"metadata":{"name":"n2"}}"#, 403),
+        ("GET", "/api/v1/nodes/n1".into(), "", 200),
+        ("GET", "/api/v1/nodes/n2".into(), "", 403),
+        ("GET", "/api/v1/nodes?fieldSelector=metadata.name%3Dn1".into(), "", 200),
+        ("GET", "/api/v1/nodes".into(), "", 403),
+        ("PATCH", "/api/v1/nodes/n1/status".into(), r#"{"status":{"phase":"Running"}}"#, 200),
+        ("PATCH", "/api/v1/nodes/n1".into(), r#"{"metadata":{"labels":{"a":"b"}}}"#, 200),
+        ("PATCH", "/api/v1/nodes/n1".into(), r#"{"spec":{"taints":[{"key":"x","effect":"NoSchedule"}]}}"#, 403),
+        ("DELETE", "/api/v1/nodes/n1".into(), "", 403),
+        ("POST", leases.into(), r#"{"metadata":{"name":"n1"},"spec":{}}"#, 201),
+        ("PATCH", format!("{leases}/n1"), r#"{"spec":{"holderIdentity":"n1"}}"#, 200),
+        ("PATCH", format!("{leases}/n2"), "{}", 403),
+        ("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".into(), "", 200),
+        ("GET", "/api/v1/pods?watch=1&timeoutSeconds=1&fieldSelector=spec.nodeName%3Dn1".into(), "", 200),
+        ("GET", "/api/v1/pods".into(), "", 403),
+        ("GET", format!("{PODS}/a"), "", 200),
+        ("GET", format!("{PODS}/other"), "", 403),
+        ("PATCH", format!("{PODS}/a/status"), r#"{"status":{"phase":"Running"}}"#, 200),
+        ("PATCH", format!("{PODS}/other/status"), r#"{"status":{"phase":"Running"}}"#, 403),
+        ("PATCH", format!("{PODS}/a"), r#"{"metadata":{"labels":{"x":"y"}}}"#, 403),
+        ("GET", "/api/v1/namespaces/default/secrets/mine".into(), "", 200),
+        ("GET", "/api/v1/namespaces/default/secrets/theirs".into(), "", 403),
+        ("GET", "/api/v1/namespaces/default/secrets".into(), "", 403),
+        ("GET", format!("{MAPS}/map"), "", 200),
+        ("GET", format!("{MAPS}/kube-root-ca.crt"), "", 404),
+        ("POST", "/api/v1/namespaces/default/events".into(), r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#, 201),
+        ("GET", "/api/v1/services".into(), "", 200),
+        ("GET", "/apis/node.k8s.io/v1/runtimeclasses".into(), "", 200),
+        ("POST", PODS.into(), POD, 403),
+        ("DELETE", format!("{PODS}/other"), "", 403),
+        ("DELETE", format!("{PODS}/a"), r#"{"gracePeriodSeconds":0}"#, 200),
+    ];
+    for (method, path, body, code) in cases {
+        let user = User::new("system:node:n1", [NODES]);
+        let kind = if method == "PATCH" { merge } else { "application/json" };
+        let answer = server.ask_as(user, method, &path, &[("content-type", kind)], body).await;
+        assert_eq!(answer.code, code, "{method} {path} {body}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn components_may_do_their_work() {
+    use crate::user::User;
+    let server = server_with_account().await;
+    server.ask("POST", PODS, POD).await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+    let binding = r#"{"target":{"kind":"Node","name":"n"}}"#;
+    let condition = r#"{"status":{"conditions":[{"type":"PodScheduled","status":"False"}]}}"#;
+    let event = r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
+    let cases: [(&str, &str, String, &str, u16); 9] = [
+        ("system:kube-scheduler", "POST", leases.into(), r#"{"metadata":{"name":"kube-scheduler"}}"#, 201),
+        ("system:kube-scheduler", "GET", "/api/v1/pods".into(), "", 200),
+        ("system:kube-scheduler", "PATCH", format!("{PODS}/a/status"), condition, 200),
+        ("system:kube-scheduler", "POST", format!("{PODS}/a/binding"), binding, 201),
+        ("system:kube-scheduler", "POST", "/api/v1/namespaces/default/events".into(), event, 201),
+        ("system:kube-scheduler", "POST", MAPS.into(), "{}", 403),
+        ("system:kube-controller-manager", "POST", MAPS.into(), r#"{"metadata":{"name":"m"}}"#, 201),
+        ("system:kube-controller-manager", "DELETE", MAPS.into(), "", 200),
+        ("system:kube-controller-manager", "GET", "/api/v1/secrets".into(), "", 200),
+    ];
+    for (user, method, path, body, code) in cases {
+        let kind = if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let user = User::new(user, [""; 0]);
+        let answer = server.ask_as(user, method, &path, &[("content-type", kind)], body).await;
+        assert_eq!(answer.code, code, "{method} {path} {body}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn events_die_with_their_lease() {
+    let server = TestServer::start().await;
+    let event = r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
+    server.ask("POST", "/api/v1/namespaces/default/events", event).await;
+    assert_eq!(server.api.config().store.stats().leases, 1);
+    let both = server.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events/e", "").await;
+    assert_eq!((both.code, both.json()["apiVersion"].as_str()), (200, Some("events.k8s.io/v1")), "{}", both.text);
+}
+
+#[tokio::test]
+async fn parallel_patches_all_go_through() {
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let writes = (0..8).map(|i| {
+        let server = &server;
+        async move {
+            let header = [("content-type", "application/merge-patch+json")];
+            let body = format!(r#"{{"data":{{"k{i}":"v"}}}}"#);
+            server.ask_with("PATCH", &format!("{MAPS}/m"), &header, body).await.code
+        }
+    });
+    let codes = futures::future::join_all(writes).await;
+    assert_eq!(codes, [200; 8]);
+    let data = server.ask("GET", &format!("{MAPS}/m"), "").await.json()["data"].as_object().unwrap().len();
+    assert_eq!(data, 9);
 }
