@@ -165,14 +165,6 @@ impl Call {
             }
         }
     }
-
-    /// Who the fields will belong to: the parameter, or the first word of the user agent up to its version.
-    pub fn field_manager(&self) -> &str {
-        match self.query.str("fieldManager") {
-            "" => self.user_agent.split('/').next().unwrap_or_default(),
-            name => name,
-        }
-    }
 }
 
 impl Edge<'_> {

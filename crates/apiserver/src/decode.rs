@@ -86,6 +86,10 @@ pub(crate) fn parse(format: Format, body: &Bytes) -> Result<Parsed> {
             let value = corten_api::protobuf::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
             Ok(Parsed { value, findings: Vec::new() })
         }
+        Format::Cbor => {
+            let value = corten_api::cbor::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
+            Ok(Parsed { value, findings: Vec::new() })
+        }
     }
 }
 

@@ -109,14 +109,10 @@ pub(crate) fn to_bytes(answer: Answer, value: &Value) -> Result<Vec<u8>> {
             bytes.push(b'\n');
             Ok(bytes)
         }
-        Format::Yaml => Ok(yaml(value).into_bytes()),
+        Format::Yaml => Ok(corten_api::yaml::to_string(value).into_bytes()),
+        Format::Cbor => Ok(corten_api::cbor::encode(value)),
         Format::Protobuf => corten_api::protobuf::encode(value).map_err(Status::internal),
     }
-}
-
-/// JSON is YAML.
-fn yaml(value: &Value) -> String {
-    json::to_string(value)
 }
 
 fn pretty(value: &Value) -> Vec<u8> {
@@ -343,7 +339,18 @@ impl EventForm {
 
     fn write(&self, what: &str, shown: &Value, out: &mut Vec<u8>) -> Result<()> {
         match self.call.answer.format {
-            Format::Protobuf => protobuf_frame(what, shown, out),
+            Format::Protobuf => {
+                let object = corten_api::protobuf::encode(shown).map_err(Status::internal)?;
+                corten_api::protobuf::watch_frame(what, &object, out);
+                Ok(())
+            }
+            Format::Cbor => {
+                let mut event = Object::default();
+                event.set("type", what);
+                event.set("object", shown.clone());
+                out.extend_from_slice(&corten_api::cbor::encode(&event.into()));
+                Ok(())
+            }
             _ => {
                 frame_value(what, shown, out);
                 Ok(())
@@ -382,28 +389,4 @@ fn table_metadata(tree: &Value) -> Object {
     let mut metadata = Object::default();
     metadata.set("resourceVersion", tree.str_at(&["metadata", "resourceVersion"]));
     metadata
-}
-
-/// A `metav1.WatchEvent` behind its length: type is field 1, the object (a RawExtension whose field 1 is the bytes) field 2.
-fn protobuf_frame(what: &str, shown: &Value, out: &mut Vec<u8>) -> Result<()> {
-    let object = corten_api::protobuf::encode(shown).map_err(Status::internal)?;
-    let mut raw = Vec::with_capacity(object.len() + 8);
-    protobuf_bytes(1, &object, &mut raw);
-    let mut event = Vec::with_capacity(raw.len() + 32);
-    protobuf_bytes(1, what.as_bytes(), &mut event);
-    protobuf_bytes(2, &raw, &mut event);
-    out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(&event);
-    Ok(())
-}
-
-fn protobuf_bytes(field: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(field << 3 | 2);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        out.push((length as u8) | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(bytes);
 }

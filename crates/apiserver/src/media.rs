@@ -11,6 +11,8 @@ pub enum Format {
     Yaml,
     /// `application/vnd.kubernetes.protobuf`
     Protobuf,
+    /// `application/cbor`
+    Cbor,
 }
 
 /// What is shown of an object.
@@ -54,6 +56,7 @@ impl Format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
             Format::Protobuf => "application/vnd.kubernetes.protobuf",
+            Format::Cbor => "application/cbor",
         }
     }
 
@@ -61,6 +64,7 @@ impl Format {
     pub fn stream_type(self) -> &'static str {
         match self {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Format::Cbor => "application/cbor-seq",
             other => other.content_type(),
         }
     }
@@ -70,6 +74,7 @@ impl Format {
             "application/json" | "text/json" => Some(Format::Json),
             "application/yaml" | "text/yaml" | "application/x-yaml" => Some(Format::Yaml),
             "application/vnd.kubernetes.protobuf" => Some(Format::Protobuf),
+            "application/cbor" | "application/cbor-seq" => Some(Format::Cbor),
             _ => None,
         }
     }
@@ -129,7 +134,9 @@ fn read(clause: &str, views: bool) -> Option<Answer> {
         }
     }
     answer.shape = shape(view, group, version, views)?;
-    Some(answer)
+    // Tables have no protobuf form.
+    let tabular = matches!(answer.shape, Shape::Table(_));
+    (!(tabular && format == Format::Protobuf)).then_some(answer)
 }
 
 fn shape(view: &str, group: &str, version: &str, views: bool) -> Option<Shape> {
@@ -186,7 +193,7 @@ mod tests {
         assert_eq!(negotiate("", true).unwrap().format, Format::Json);
         let q = "application/json;q=0.5, application/yaml;q=0.9";
         assert_eq!(negotiate(q, true).unwrap().format, Format::Yaml);
-        let weak = "application/cbor;q=0.9,application/json;q=0.8";
+        let weak = "application/xml;q=0.9,application/json;q=0.8";
         assert_eq!(negotiate(weak, true).unwrap().format, Format::Json);
         assert_eq!(negotiate("text/html", true).unwrap_err().code, 406);
     }

@@ -1,13 +1,15 @@
 //! Patches and field managers: the seam to `corten_api::patch` and `corten_api::apply`.
 
+use corten_api::apply::{self, Convert, Manager, Target};
 use corten_api::field::{Error, Path};
 use corten_api::schema::SchemaRef;
-use corten_api::{Result, Status, Value, patch};
+use corten_api::{Result, Status, Value, patch, time};
 
-use crate::call::Call;
+use crate::call::{Call, Edge};
 use crate::candidate::{Live, Make, Patch};
-use crate::decode;
+use crate::decode::{self, Parsed};
 use crate::media::PatchType;
+use crate::meta;
 
 /// Checks the parameters that only patches have.
 ///
@@ -63,26 +65,64 @@ fn plain(wanted: &Patch, object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Server-side apply: the candidate, in the version at rest.
-pub(crate) fn apply(call: &Call, patch: &Patch, live: Option<&Live>) -> Result<Value> {
-    let _ = (call, patch, live);
-    Err(Status::internal("apply is not served yet"))
+/// Server-side apply: the candidate with its managers, in the version at rest.
+///
+/// Errors: 400, 409 for fields of other managers, 500 for a patch that does not fit the schema.
+pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<Value> {
+    let edge = call.edge();
+    let live = live.map(|l| edge.out(l.tree.clone()));
+    let (api_version, now) = (call.api_version(), time::rfc3339((call.clock)()));
+    let convert = |object: &Value, to: &str| convert(&edge, object, to);
+    let target = target(&edge, &api_version, &call.info.subresource, &convert);
+    let manager =
+        Manager { name: call.query.str("fieldManager"), subresource: &call.info.subresource, time: &now };
+    let mut patch = wanted.value.clone();
+    meta::agree_on_name(&mut patch, &call.info.name)?;
+    meta::agree_on_namespace(&mut patch, call)?;
+    let made = apply::apply_patch(live.as_ref(), &patch, &target, &manager, call.query.flag("force"))?;
+    decode::typed(call, wanted.strictness, Parsed { value: made, findings: wanted.findings.clone() })
 }
 
-/// Keeps `metadata.managedFields` of everything but apply.
-pub(crate) fn track(
-    call: &Call,
-    make: &Make,
-    object: &mut Value,
-    old: Option<&Value>,
-    now_ms: i64,
-) -> Result<()> {
-    let _ = (call, make, now_ms);
-    let kept = old.and_then(|o| o.at(&["metadata", "managedFields"])).cloned();
-    let fields = crate::meta::metadata(object);
-    fields.remove("managedFields");
-    if let Some(kept) = kept {
-        fields.set("managedFields", kept);
+/// Brings `metadata.managedFields` up to date, before admission: what admission adds belongs to nobody. Apply has done it.
+pub(crate) fn track(call: &Call, make: &Make, object: &mut Value, old: Option<&Value>, now_ms: i64) {
+    if matches!(make, Make::Patch(Patch { kind: PatchType::Apply, .. })) {
+        return;
     }
-    Ok(())
+    let edge = call.edge();
+    let (api_version, now) = (call.api_version(), time::rfc3339(now_ms));
+    let name = apply::manager_name(call.query.str("fieldManager"), &call.user_agent);
+    let manager = Manager { name: &name, subresource: &call.info.subresource, time: &now };
+    let convert = |object: &Value, to: &str| convert(&edge, object, to);
+    let target = target(&edge, &api_version, &call.info.subresource, &convert);
+    if edge.same() {
+        return apply::track_update(old, object, &target, &manager);
+    }
+    let mut shown = edge.out(object.clone());
+    let old = old.map(|o| edge.out(o.clone()));
+    apply::track_update(old.as_ref(), &mut shown, &target, &manager);
+    let managers = shown.object_at_mut(&["metadata"]).remove("managedFields");
+    let fields = meta::metadata(object);
+    match managers {
+        Some(managers) => fields.set("managedFields", managers),
+        None => {
+            fields.remove("managedFields");
+        }
+    }
+}
+
+fn target<'a>(edge: &Edge<'a>, api_version: &'a str, subresource: &str, convert: Convert<'a>) -> Target<'a> {
+    let reset_fields = match subresource {
+        "" if meta::has_status(edge.kind) => apply::RESET_STATUS,
+        "status" => apply::RESET_SPEC,
+        _ => &[],
+    };
+    let schema = decode::schema_of(edge.kind, edge.version);
+    Target { schema, api_version, kind: &edge.kind.kind, reset_fields, convert }
+}
+
+/// The object (in the edge's version) in another version that the kind serves.
+fn convert<'a>(edge: &Edge<'a>, object: &Value, to: &str) -> Option<(Value, Option<SchemaRef<'a>>)> {
+    let version = edge.kind.versions.iter().find(|v| v.served && edge.kind.api_version(&v.name) == to)?;
+    let other = Edge { version, ..*edge };
+    Some((other.out(edge.rest(object.clone())), decode::schema_of(edge.kind, version)))
 }

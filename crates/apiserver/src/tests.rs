@@ -198,6 +198,54 @@ async fn patches() {
 }
 
 #[tokio::test]
+async fn apply_owns_fields() {
+    let server = TestServer::start().await;
+    let path = format!("{MAPS}/m");
+    let header = [("content-type", "application/apply-patch+yaml")];
+    let body = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {a: '1'}\n";
+    let none = server.ask_with("PATCH", &path, &header, body).await;
+    assert_eq!(none.code, 422, "a field manager is needed: {}", none.text);
+    let made = server.ask_with("PATCH", &format!("{path}?fieldManager=one"), &header, body).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let object = made.json();
+    assert_eq!(object["metadata"]["managedFields"][0]["manager"], "one", "{object}");
+    let again = server.ask_with("PATCH", &format!("{path}?fieldManager=one"), &header, body).await;
+    assert_eq!(again.code, 200, "{}", again.text);
+    assert_eq!(again.json()["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
+    let other = body.replace("'1'", "'2'");
+    let conflict =
+        server.ask_with("PATCH", &format!("{path}?fieldManager=two"), &header, other.clone()).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.text);
+    let forced =
+        server.ask_with("PATCH", &format!("{path}?fieldManager=two&force=true"), &header, other).await;
+    assert_eq!((forced.code, forced.json()["data"]["a"].as_str()), (200, Some("2")), "{}", forced.text);
+    let headers = [("content-type", "application/merge-patch+json"), ("user-agent", "kubectl/v1.37 (x)")];
+    let patched = server.ask_with("PATCH", &path, &headers, r#"{"data":{"b":"3"}}"#).await.json();
+    let managers = patched["metadata"]["managedFields"].to_string();
+    assert!(managers.contains(r#""manager":"kubectl""#) && managers.contains("two"), "{managers}");
+}
+
+#[tokio::test]
+async fn other_forms() {
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let yaml = server.ask_with("GET", &format!("{MAPS}/m"), &[("accept", "application/yaml")], "").await;
+    assert!(yaml.text.contains("\nkind: ConfigMap\n"), "{}", yaml.text);
+    let body = "kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: why\n";
+    let made = server.ask_with("POST", MAPS, &[("content-type", "application/yaml")], body).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    for kind in ["application/vnd.kubernetes.protobuf", "application/cbor"] {
+        for path in [format!("{MAPS}/m"), MAPS.to_owned(), format!("{MAPS}?watch=1&timeoutSeconds=1")] {
+            let answer = server.ask_with("GET", &path, &[("accept", kind)], "").await;
+            assert_eq!(answer.code, 200, "{kind} {path}: {}", answer.text);
+            assert!(answer.headers["content-type"].to_str().unwrap().starts_with(kind));
+        }
+    }
+    let pretty = server.ask("GET", &format!("{MAPS}/m?pretty=true"), "").await;
+    assert!(pretty.text.starts_with("{\n  \"kind\""), "{}", pretty.text);
+}
+
+#[tokio::test]
 async fn pods_get_what_admission_gives() {
     let server = server_with_account().await;
     let pod = server.ask("POST", PODS, POD).await;
@@ -511,7 +559,12 @@ async fn kubelets_reach_their_own_objects_only() {
         ("GET", "/api/v1/nodes".into(), "", 403),
         ("PATCH", "/api/v1/nodes/n1/status".into(), r#"{"status":{"phase":"Running"}}"#, 200),
         ("PATCH", "/api/v1/nodes/n1".into(), r#"{"metadata":{"labels":{"a":"b"}}}"#, 200),
-        ("PATCH", "/api/v1/nodes/n1".into(), r#"{"spec":{"taints":[{"key":"x","effect":"NoSchedule"}]}}"#, 403),
+        (
+            "PATCH",
+            "/api/v1/nodes/n1".into(),
+            r#"{"spec":{"taints":[{"key":"x","effect":"NoSchedule"}]}}"#,
+            403,
+        ),
         ("DELETE", "/api/v1/nodes/n1".into(), "", 403),
         ("POST", leases.into(), r#"{"metadata":{"name":"n1"},"spec":{}}"#, 201),
         ("PATCH", format!("{leases}/n1"), r#"{"spec":{"holderIdentity":"n1"}}"#, 200),
@@ -529,7 +582,12 @@ async fn kubelets_reach_their_own_objects_only() {
         ("GET", "/api/v1/namespaces/default/secrets".into(), "", 403),
         ("GET", format!("{MAPS}/map"), "", 200),
         ("GET", format!("{MAPS}/kube-root-ca.crt"), "", 404),
-        ("POST", "/api/v1/namespaces/default/events".into(), r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#, 201),
+        (
+            "POST",
+            "/api/v1/namespaces/default/events".into(),
+            r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#,
+            201,
+        ),
         ("GET", "/api/v1/services".into(), "", 200),
         ("GET", "/apis/node.k8s.io/v1/runtimeclasses".into(), "", 200),
         ("POST", PODS.into(), POD, 403),
@@ -552,7 +610,8 @@ async fn components_may_do_their_work() {
     let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
     let binding = r#"{"target":{"kind":"Node","name":"n"}}"#;
     let condition = r#"{"status":{"conditions":[{"type":"PodScheduled","status":"False"}]}}"#;
-    let event = r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
+    let event =
+        r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
     let cases: [(&str, &str, String, &str, u16); 9] = [
         ("system:kube-scheduler", "POST", leases.into(), r#"{"metadata":{"name":"kube-scheduler"}}"#, 201),
         ("system:kube-scheduler", "GET", "/api/v1/pods".into(), "", 200),
@@ -565,7 +624,8 @@ async fn components_may_do_their_work() {
         ("system:kube-controller-manager", "GET", "/api/v1/secrets".into(), "", 200),
     ];
     for (user, method, path, body, code) in cases {
-        let kind = if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let kind =
+            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
         let user = User::new(user, [""; 0]);
         let answer = server.ask_as(user, method, &path, &[("content-type", kind)], body).await;
         assert_eq!(answer.code, code, "{method} {path} {body}: {}", answer.text);
@@ -575,11 +635,17 @@ async fn components_may_do_their_work() {
 #[tokio::test]
 async fn events_die_with_their_lease() {
     let server = TestServer::start().await;
-    let event = r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
+    let event =
+        r#"{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"a"}}"#;
     server.ask("POST", "/api/v1/namespaces/default/events", event).await;
     assert_eq!(server.api.config().store.stats().leases, 1);
     let both = server.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events/e", "").await;
-    assert_eq!((both.code, both.json()["apiVersion"].as_str()), (200, Some("events.k8s.io/v1")), "{}", both.text);
+    assert_eq!(
+        (both.code, both.json()["apiVersion"].as_str()),
+        (200, Some("events.k8s.io/v1")),
+        "{}",
+        both.text
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use corten_api::kind::Context;
+use corten_api::kind::{Context, Subresource};
 use corten_api::{Result, Status, Value, meta as rules};
 use corten_store::{Entry, LeaseId, StoreError, Txn};
 use http::{Request, Response};
@@ -146,9 +146,11 @@ impl<'a> Write<'a> {
         let creating = live.is_none() || matches!(self.make, Make::Create(_));
         self.agree(&mut object, live.as_ref())?;
 
+        let old = live.as_ref().map(|l| &l.tree);
+        patching::track(call, &self.make, &mut object, old, server.now_ms());
+
         // Mutating admission.
         let operation = if creating { Operation::Create } else { Operation::Update };
-        let old = live.as_ref().map(|l| &l.tree);
         let attributes = admission::Attributes { server, call, operation, old };
         admission::mutate(&attributes, &mut object).await?;
 
@@ -167,7 +169,6 @@ impl<'a> Write<'a> {
         self.warn(&object, old);
 
         // Compare and swap. The store publishes to watchers what it has on disk.
-        patching::track(call, &self.make, &mut object, old, server.now_ms())?;
         let written = self.store(&object, live.as_ref()).await?;
         allocation.keep(!self.dry_run);
         Ok(written)
@@ -299,7 +300,10 @@ impl<'a> Write<'a> {
             None => rules::validate_create(kind, object),
             Some(old) => rules::validate_update(kind, object, old),
         };
-        if let Some(validate) = kind.hooks.validate {
+        // What the server's own actions do (binding a pod) is no update that the kind's rules speak of.
+        let action =
+            matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }));
+        if let Some(validate) = kind.hooks.validate.filter(|_| !action) {
             errors.extend(validate(object, old, &self.context()));
         }
         match errors.is_empty() {
@@ -326,9 +330,11 @@ impl<'a> Write<'a> {
         if self.dry_run && live.is_none() && self.exists(name).await? {
             return Err(Status::already_exists(self.call.resource(), name).into());
         }
-        let unchanged = live.is_some_and(|l| l.entry.value == bytes) && !gone;
+        // Trees, not bytes: a client may send the same fields in another order.
+        let unchanged = live.is_some_and(|l| l.tree == *object) && !gone;
         if self.dry_run || unchanged {
-            return Ok(written(bytes, revision));
+            let rests = live.filter(|_| unchanged).map(|l| l.entry.value.clone());
+            return Ok(written(rests.unwrap_or(bytes), revision));
         }
         let key = self.call.key(name);
         let txn = if gone { Txn::delete(key, revision) } else { Txn::update(key, bytes.clone(), revision) };

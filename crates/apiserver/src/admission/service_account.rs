@@ -60,7 +60,9 @@ async fn account(a: &Attributes<'_>, pod: &Value, name: &str) -> Result<Value> {
     if let Some(account) = a.server.read_internal("serviceaccounts", namespace, name).await? {
         return Ok(account);
     }
-    if name == DEFAULT && let Some(account) = wait_for_account(a, namespace, name).await? {
+    if name == DEFAULT
+        && let Some(account) = wait_for_account(a, namespace, name).await?
+    {
         return Ok(account);
     }
     let why =

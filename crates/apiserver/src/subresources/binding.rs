@@ -32,16 +32,16 @@ pub(crate) async fn bind(
     binding: &Value,
 ) -> Result<Response<Body>> {
     let node = target(binding)?;
-    let pods = Call {
-        user: call.user.clone(),
-        ..Call::internal(server, ("", "pods"), &call.info.namespace, name, "binding")?
-    };
     let now = time::rfc3339(server.now_ms());
     let wanted = binding.get("metadata").cloned().unwrap_or_default();
     let pod_name = name.to_owned();
     let edit = Make::Edit(Box::new(move |pod| assign(pod, &pod_name, &node, &wanted, &now)));
-    let dry = if call.dry_run()? { Some("dryRun=All") } else { None };
-    let pods = Call { query: crate::query::Query::parse(dry), ..pods };
+    let pods = Call {
+        user: call.user.clone(),
+        user_agent: call.user_agent.clone(),
+        query: call.query.clone(),
+        ..Call::internal(server, ("", "pods"), &call.info.namespace, name, "binding")?
+    };
     Write::new(server, &pods, name.to_owned(), edit)?.commit().await?;
     super::success(call)
 }
