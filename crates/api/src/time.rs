@@ -70,7 +70,7 @@ impl Time {
             (minute, 2, b':'),
             (second, 2, 0),
         ] {
-            if n >= 10_000 || n < 0 {
+            if !(0..10_000).contains(&n) {
                 return format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
             }
             let digits = [n / 1000, n / 100 % 10, n / 10 % 10, n % 10].map(|digit| b'0' + digit as u8);
