@@ -91,13 +91,18 @@ impl ApiServer {
 
     async fn ensure(&self, wanted: &Wanted) -> Result<()> {
         let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
-        let (code, text) = self.ask("POST", &wanted.collection, "application/json", &wanted.object).await;
-        let (code, text) = match (code, wanted.keep) {
-            (409, true) => {
+        // What is kept current is there after the first start. Asking for it anew would fail on what it holds already (its
+        // own address is taken) before the name is found to be taken.
+        let (code, text) = match wanted.keep {
+            true => {
                 let path = format!("{}/{name}", wanted.collection);
                 self.ask("PATCH", &path, "application/merge-patch+json", &wanted.object).await
             }
-            other => (other.0, text),
+            false => (404, String::new()),
+        };
+        let (code, text) = match code {
+            404 => self.ask("POST", &wanted.collection, "application/json", &wanted.object).await,
+            _ => (code, text),
         };
         match code {
             200 | 201 | 409 => Ok(()),
