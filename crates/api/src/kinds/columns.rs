@@ -507,7 +507,8 @@ fn or_none(text: String) -> String {
     if text.is_empty() { NONE.to_owned() } else { text }
 }
 
-fn first_of<'a>(object: &'a Value, fields: &[&str]) -> &'a str {
+/// The first of these fields that is not empty.
+pub(super) fn first_of<'a>(object: &'a Value, fields: &[&str]) -> &'a str {
     fields.iter().map(|f| object.str_at(&[f])).find(|s| !s.is_empty()).unwrap_or_default()
 }
 

@@ -2,14 +2,20 @@
 //!
 //! `rows.rs` holds one row a kind; what makes a kind special stands in a file of its own beside it.
 
+mod autoscaling;
+mod batch;
 mod columns;
 mod config;
+mod event;
 mod look;
 pub mod namespace;
 mod node;
+mod plain;
 pub mod pod;
+mod quota;
 mod row;
 mod rows;
+mod service;
 mod storage;
 mod workload;
 

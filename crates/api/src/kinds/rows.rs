@@ -1,7 +1,10 @@
 //! One row a built-in kind of Kubernetes 1.37: everything generally available (beta groups are off by default upstream).
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
-use super::{columns, config, namespace, node, pod, workload};
+use super::{
+    autoscaling, batch, columns, config, event, namespace, node, plain, pod, quota, service, storage,
+    workload,
+};
 use crate::kind::{Subresource, Verb};
 
 const NO_COLLECTION_DELETE: &[Verb] =
@@ -50,8 +53,10 @@ const APPROVAL: &[Subresource] =
 
 const HPA_VERSIONS: &[RowVersion] = &[
     RowVersion { name: "v2", storage: true, convert: None },
-    RowVersion { name: "v1", storage: false, convert: None },
+    RowVersion { name: "v1", storage: false, convert: Some(autoscaling::V1) },
 ];
+const EVENT_VERSIONS: &[RowVersion] =
+    &[RowVersion { name: "v1", storage: true, convert: Some(event::CONVERSION) }];
 
 const POD_FIELDS: &[&str] = &[
     "spec.nodeName",
@@ -118,26 +123,26 @@ pub(super) const ROWS: &[Row] = &[
     namespaced("", "Binding", "bindings").verbs(Verb::CREATE_ONLY),
     cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
     namespaced("", "ConfigMap", "configmaps").hooks(config::CONFIG_MAP).columns(columns::CONFIG_MAP).short(&["cm"]),
-    namespaced("", "Endpoints", "endpoints").columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
-    namespaced("", "Event", "events").columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
-    namespaced("", "LimitRange", "limitranges").short(&["limits"]).create_on_update(),
+    namespaced("", "Endpoints", "endpoints").hooks(service::ENDPOINTS).columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
+    namespaced("", "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
+    namespaced("", "LimitRange", "limitranges").hooks(quota::LIMIT_RANGE).short(&["limits"]).create_on_update(),
     cluster("", "Namespace", "namespaces").hooks(namespace::HOOKS).columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
         .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
     cluster("", "Node", "nodes").hooks(node::HOOKS).columns(columns::NODE).short(&["no"]).subresources(NODE_SUBRESOURCES).keeps_status().prefix("minions")
         .selectable(&["spec.unschedulable"]),
-    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").columns(columns::PERSISTENT_VOLUME_CLAIM).short(&["pvc"]).status(),
-    cluster("", "PersistentVolume", "persistentvolumes").columns(columns::PERSISTENT_VOLUME).short(&["pv"]).status(),
+    namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims").hooks(storage::CLAIM).columns(columns::PERSISTENT_VOLUME_CLAIM).short(&["pvc"]).status(),
+    cluster("", "PersistentVolume", "persistentvolumes").hooks(storage::VOLUME).columns(columns::PERSISTENT_VOLUME).short(&["pv"]).status(),
     namespaced("", "Pod", "pods").columns(pod::COLUMNS).hooks(pod::HOOKS).short(&["po"]).all().subresources(POD_SUBRESOURCES).selectable(POD_FIELDS).generation(),
     namespaced("", "PodTemplate", "podtemplates").hooks(workload::POD_TEMPLATE).columns(columns::POD_TEMPLATE).generation().create_on_update(),
     namespaced("", "ReplicationController", "replicationcontrollers").hooks(workload::REPLICATION_CONTROLLER).columns(columns::REPLICATION_CONTROLLER).short(&["rc"]).all().prefix("controllers")
         .subresources(SCALE_AND_STATUS).selectable(&["status.replicas"]).generation(),
-    namespaced("", "ResourceQuota", "resourcequotas").columns(columns::RESOURCE_QUOTA).short(&["quota"]).status(),
+    namespaced("", "ResourceQuota", "resourcequotas").hooks(quota::RESOURCE_QUOTA).columns(columns::RESOURCE_QUOTA).short(&["quota"]).status(),
     namespaced("", "Secret", "secrets").hooks(config::SECRET).columns(columns::SECRET).selectable(&["type"]),
     namespaced("", "ServiceAccount", "serviceaccounts").columns(columns::SERVICE_ACCOUNT).short(&["sa"]).subresources(TOKEN),
-    namespaced("", "Service", "services").columns(columns::SERVICE).short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
+    namespaced("", "Service", "services").hooks(service::SERVICE).columns(columns::SERVICE).short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
         .prefix("services/specs").selectable(&["spec.clusterIP", "spec.type"]).create_on_update(),
 
-    cluster(APIREGISTRATION, "APIService", "apiservices").columns(columns::API_SERVICE).extension().status().prefix("apiregistration.k8s.io/apiservices")
+    cluster(APIREGISTRATION, "APIService", "apiservices").hooks(plain::API_SERVICE).columns(columns::API_SERVICE).extension().status().prefix("apiregistration.k8s.io/apiservices")
         .conditional(),
 
     namespaced(APPS, "ControllerRevision", "controllerrevisions").hooks(config::CONTROLLER_REVISION).columns(columns::CONTROLLER_REVISION),
@@ -145,10 +150,10 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(APPS, "Deployment", "deployments").hooks(workload::DEPLOYMENT).columns(columns::DEPLOYMENT).short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
     namespaced(APPS, "ReplicaSet", "replicasets").hooks(workload::REPLICA_SET).columns(columns::REPLICA_SET).short(&["rs"]).all().subresources(SCALE_AND_STATUS)
         .selectable(&["status.replicas"]).generation(),
-    namespaced(APPS, "StatefulSet", "statefulsets").columns(columns::STATEFUL_SET).short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
+    namespaced(APPS, "StatefulSet", "statefulsets").hooks(batch::STATEFUL_SET).columns(columns::STATEFUL_SET).short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
 
-    namespaced(EVENTS, "Event", "events").columns(columns::EVENT).short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
-        .stored_as("", "events"),
+    namespaced(EVENTS, "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
+        .stored_as("", "events").versions(EVENT_VERSIONS),
 
     review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
     review(AUTHENTICATION, "TokenReview", "tokenreviews"),
@@ -158,68 +163,68 @@ pub(super) const ROWS: &[Row] = &[
     review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
 
-    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").columns(columns::HORIZONTAL_POD_AUTOSCALER).short(&["hpa"]).all().status()
+    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").hooks(autoscaling::HOOKS).columns(columns::HORIZONTAL_POD_AUTOSCALER).short(&["hpa"]).all().status()
         .versions(HPA_VERSIONS),
 
-    namespaced(BATCH, "CronJob", "cronjobs").columns(columns::CRON_JOB).short(&["cj"]).all().status().generation(),
-    namespaced(BATCH, "Job", "jobs").columns(columns::JOB).all().status().selectable(&["status.successful"]).generation(),
+    namespaced(BATCH, "CronJob", "cronjobs").hooks(batch::CRON_JOB).columns(columns::CRON_JOB).short(&["cj"]).all().status().generation(),
+    namespaced(BATCH, "Job", "jobs").hooks(batch::JOB).columns(columns::JOB).all().status().selectable(&["status.successful"]).generation(),
 
-    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
+    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").hooks(plain::PATH_NAMED).columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
         .subresources(APPROVAL).selectable(&["spec.signerName"]),
-    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
+    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").hooks(plain::PATH_NAMED).columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
     namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").columns(columns::POD_CERTIFICATE_REQUEST).status()
         .selectable(&["spec.signerName", "spec.podName", "spec.nodeName"]).conditional(),
 
-    cluster(NETWORKING, "IngressClass", "ingressclasses").columns(columns::INGRESS_CLASS).generation(),
+    cluster(NETWORKING, "IngressClass", "ingressclasses").hooks(plain::INGRESS_CLASS).columns(columns::INGRESS_CLASS).generation(),
     namespaced(NETWORKING, "Ingress", "ingresses").columns(columns::INGRESS).short(&["ing"]).status().prefix("ingress").generation(),
-    cluster(NETWORKING, "IPAddress", "ipaddresses").columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
-    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
+    cluster(NETWORKING, "IPAddress", "ipaddresses").hooks(plain::PATH_NAMED).columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
+    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").hooks(plain::NETWORK_POLICY).columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
     cluster(NETWORKING, "ServiceCIDR", "servicecidrs").columns(columns::SERVICE_CIDR).status(),
 
-    namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").columns(columns::POD_DISRUPTION_BUDGET).short(&["pdb"]).status().generation().conditional(),
+    namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").hooks(quota::DISRUPTION_BUDGET).columns(columns::POD_DISRUPTION_BUDGET).short(&["pdb"]).status().generation().conditional(),
 
-    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").columns(columns::ROLE_BINDING).create_on_update(),
-    cluster(RBAC, "ClusterRole", "clusterroles").create_on_update(),
-    namespaced(RBAC, "RoleBinding", "rolebindings").columns(columns::ROLE_BINDING).create_on_update(),
-    namespaced(RBAC, "Role", "roles").create_on_update(),
+    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").hooks(plain::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
+    cluster(RBAC, "ClusterRole", "clusterroles").hooks(plain::ROLE).create_on_update(),
+    namespaced(RBAC, "RoleBinding", "rolebindings").hooks(plain::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
+    namespaced(RBAC, "Role", "roles").hooks(plain::ROLE).create_on_update(),
 
-    cluster(STORAGE, "CSIDriver", "csidrivers").columns(columns::CSI_DRIVER).generation().conditional(),
+    cluster(STORAGE, "CSIDriver", "csidrivers").hooks(plain::CSI_DRIVER).columns(columns::CSI_DRIVER).generation().conditional(),
     cluster(STORAGE, "CSINode", "csinodes").columns(columns::CSI_NODE).conditional(),
     namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").columns(columns::CSI_STORAGE_CAPACITY).conditional(),
-    cluster(STORAGE, "StorageClass", "storageclasses").columns(columns::STORAGE_CLASS).short(&["sc"]),
+    cluster(STORAGE, "StorageClass", "storageclasses").hooks(storage::CLASS).columns(columns::STORAGE_CLASS).short(&["sc"]),
     cluster(STORAGE, "VolumeAttachment", "volumeattachments").columns(columns::VOLUME_ATTACHMENT).status().conditional(),
     cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").columns(columns::VOLUME_ATTRIBUTES_CLASS).short(&["vac"]),
 
-    cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").columns(columns::MUTATING_POLICY).extension().generation().conditional(),
-    cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").columns(columns::POLICY_BINDING).extension().generation()
+    cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").hooks(plain::ADMISSION_POLICY).columns(columns::MUTATING_POLICY).extension().generation().conditional(),
+    cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").hooks(plain::POLICY_BINDING).columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").columns(columns::WEBHOOKS).extension().generation()
+    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").hooks(plain::MUTATING_WEBHOOK).columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").columns(columns::VALIDATING_POLICY).extension().status().generation()
+    cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").hooks(plain::ADMISSION_POLICY).columns(columns::VALIDATING_POLICY).extension().status().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").columns(columns::POLICY_BINDING).extension().generation()
+    cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").hooks(plain::POLICY_BINDING).columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").columns(columns::WEBHOOKS).extension().generation()
+    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").hooks(plain::VALIDATING_WEBHOOK).columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
 
-    cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").short(&["crd", "crds"]).extension()
+    cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").hooks(plain::CUSTOM_RESOURCE_DEFINITION).short(&["crd", "crds"]).extension()
         .status().prefix("apiextensions.k8s.io/customresourcedefinitions").generation().conditional(),
 
-    cluster(SCHEDULING, "PriorityClass", "priorityclasses").columns(columns::PRIORITY_CLASS).short(&["pc"]),
+    cluster(SCHEDULING, "PriorityClass", "priorityclasses").hooks(quota::PRIORITY_CLASS).columns(columns::PRIORITY_CLASS).short(&["pc"]),
 
-    namespaced(COORDINATION, "Lease", "leases").columns(columns::LEASE).create_on_update().conditional(),
+    namespaced(COORDINATION, "Lease", "leases").hooks(quota::LEASE).columns(columns::LEASE).create_on_update().conditional(),
 
     cluster(NODE, "RuntimeClass", "runtimeclasses").columns(columns::RUNTIME_CLASS).conditional(),
 
-    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").columns(columns::ENDPOINT_SLICE).generation(),
+    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(service::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
 
-    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").columns(columns::FLOW_SCHEMA).status().generation(),
-    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").columns(columns::PRIORITY_LEVEL).status().generation(),
+    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").hooks(plain::FLOW_SCHEMA).columns(columns::FLOW_SCHEMA).status().generation(),
+    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").hooks(plain::PRIORITY_LEVEL).columns(columns::PRIORITY_LEVEL).status().generation(),
 
     cluster(RESOURCE, "DeviceClass", "deviceclasses").columns(columns::NAME_AND_AGE).generation(),
     cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").columns(columns::DEVICE_TAINT_RULE).status().generation(),
-    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").columns(columns::RESOURCE_CLAIM).status(),
-    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates").columns(columns::NAME_AND_AGE),
+    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").hooks(plain::RESOURCE_CLAIM).columns(columns::RESOURCE_CLAIM).status(),
+    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates").hooks(plain::RESOURCE_CLAIM_TEMPLATE).columns(columns::NAME_AND_AGE),
     cluster(RESOURCE, "ResourceSlice", "resourceslices").columns(columns::RESOURCE_SLICE).selectable(&["spec.nodeName", "spec.driver"]).generation(),
 
     cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").columns(columns::STORAGE_VERSION_MIGRATION).status().conditional(),

@@ -1,15 +1,151 @@
-//! Persistent volumes, claims and storage classes: defaults and basic rules.
+//! Persistent volumes, claims and storage classes.
 
-use super::look::{Errors, given, is_empty_map, items, quantity, text};
-use crate::Value;
-use crate::field::{Error, Path};
-use crate::{meta, rules};
+use super::look::{
+    Errors, given, items, one_of_given, quantity, required, same, set_empty, set_missing, text,
+};
+use super::pod::affinity::node_selector;
+use super::row::NO_HOOKS;
+use crate::field::{self, Error, Path};
+use crate::kind::{Context, Hooks};
+use crate::rules::{self, invalid_each};
+use crate::{Value, meta};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const RECLAIM: &[&str] = &["Delete", "Recycle", "Retain"];
+const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+/// Fields of a volume's spec that are no source.
+const NOT_A_SOURCE: &[&str] = &[
+    "accessModes",
+    "capacity",
+    "claimRef",
+    "mountOptions",
+    "nodeAffinity",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "volumeAttributesClassName",
+    "volumeMode",
+];
 
-/// The rules of a claim's spec (also of an ephemeral volume's and a stateful set's template).
+pub(super) const CLAIM: Hooks = Hooks {
+    default: Some(default_claim),
+    prepare_create: Some(|claim, _| pending(claim)),
+    validate: Some(validate_claim),
+    ..NO_HOOKS
+};
+
+pub(super) const VOLUME: Hooks = Hooks {
+    default: Some(default_volume),
+    prepare_create: Some(|volume, _| pending(volume)),
+    validate: Some(validate_volume),
+    ..NO_HOOKS
+};
+
+pub(super) const CLASS: Hooks =
+    Hooks { default: Some(default_class), validate: Some(validate_class), ..NO_HOOKS };
+
+fn pending(object: &mut Value) {
+    object.object_at_mut(&["status"]).set("phase", Value::str("Pending"));
+}
+
+/// Defaults of a claim, also of a stateful set's template.
+pub(super) fn default_claim(claim: &mut Value) {
+    claim.object_at_mut(&["status"]);
+    claim.object_at_mut(&["spec"]);
+    if let Some(status) = claim.get_mut("status") {
+        set_empty(status, "phase", "Pending");
+    }
+    if let Some(spec) = claim.get_mut("spec") {
+        set_missing(spec, "volumeMode", Value::str("Filesystem"));
+        mirror_data_source(spec);
+    }
+}
+
+/// `dataSource` and `dataSourceRef` say the same, unless the latter names a namespace.
+fn mirror_data_source(spec: &mut Value) {
+    let (source, reference) = (given(spec, "dataSource").cloned(), given(spec, "dataSourceRef").cloned());
+    let spec = spec.object_at_mut(&[]);
+    match (source, reference) {
+        (Some(source), None) => spec.set("dataSourceRef", source),
+        (None, Some(reference)) if reference.str_at(&["namespace"]).is_empty() => {
+            spec.set("dataSource", reference)
+        }
+        _ => {}
+    }
+}
+
+fn default_volume(volume: &mut Value) {
+    volume.object_at_mut(&["status"]);
+    volume.object_at_mut(&["spec"]);
+    if let Some(status) = volume.get_mut("status") {
+        set_empty(status, "phase", "Pending");
+    }
+    let Some(spec) = volume.get_mut("spec") else { return };
+    set_empty(spec, "persistentVolumeReclaimPolicy", "Retain");
+    set_missing(spec, "volumeMode", Value::str("Filesystem"));
+    if let Some(host) = super::look::at_mut(spec, &["hostPath"]) {
+        set_missing(host, "type", Value::str(""));
+    }
+}
+
+fn default_class(class: &mut Value) {
+    set_missing(class, "reclaimPolicy", Value::str("Delete"));
+    set_missing(class, "volumeBindingMode", Value::str("Immediate"));
+}
+
+fn validate_claim(claim: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (empty, path) = (Value::Null, Path::root("spec"));
+    if cx.subresource == "status" {
+        return errors;
+    }
+    let spec = claim.get("spec").unwrap_or(&empty);
+    claim_spec(&mut errors, spec, &path);
+    if let Some(old) = old {
+        claim_stays(&mut errors, claim, old, &path);
+    }
+    errors
+}
+
+/// Of a claim only the size and the attributes class may change, and those once it is bound.
+fn claim_stays(errors: &mut Errors, claim: &Value, old: &Value, path: &Path<'_>) {
+    let bound = claim.str_at(&["status", "phase"]) == "Bound";
+    let unbound_before = old.str_at(&["spec", "volumeName"]).is_empty();
+    let unclassed_before = old.at(&["spec", "storageClassName"]).is_none();
+    let masked = |object: &Value| {
+        let mut spec = object.get("spec").cloned().unwrap_or_default();
+        let fields = spec.object_at_mut(&[]);
+        if bound {
+            fields.remove("volumeAttributesClassName");
+        }
+        if unbound_before {
+            fields.remove("volumeName");
+        }
+        if unclassed_before {
+            fields.remove("storageClassName");
+        }
+        if bound && spec.at(&["resources", "requests"]).is_some() {
+            spec.object_at_mut(&["resources", "requests"]).remove("storage");
+        }
+        spec
+    };
+    if !same(Some(&masked(claim)), Some(&masked(old))) {
+        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
+                      claims";
+        errors.push(Error::forbidden(path, detail));
+    }
+    const SIZE: &[&str] = &["spec", "resources", "requests", "storage"];
+    let size = quantity(claim.at(SIZE));
+    if size < quantity(old.at(SIZE)) && size <= quantity(old.at(&["status", "capacity", "storage"])) {
+        let requests = path.child("resources");
+        let requests = requests.child("requests");
+        errors
+            .push(Error::forbidden(&requests.child("storage"), "field can not be less than status.capacity"));
+    }
+}
+
+/// The rules of a claim's spec, also of an ephemeral volume's template.
 pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
-    access_modes(errors, spec, path);
+    access_modes(errors, spec, "at least 1 access mode is required", path);
     meta::label_selector(errors, given(spec, "selector"), &path.child("selector"));
     let amount_path = path.child("resources");
     match spec.at(&["resources", "requests", "storage"]) {
@@ -20,18 +156,36 @@ pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
         }
         Some(_) => {}
     }
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        rules::invalid_each(errors, &path.child("storageClassName"), class, rules::dns_subdomain(class));
+    for field in ["storageClassName", "volumeAttributesClassName"] {
+        let class = text(spec, field);
+        if !class.is_empty() {
+            invalid_each(errors, &path.child(field), class, rules::dns_subdomain(class));
+        }
     }
-    super::look::one_of_given(errors, spec, "volumeMode", &["Block", "Filesystem"], path);
-    let _ = is_empty_map(None);
+    one_of_given(errors, spec, "volumeMode", VOLUME_MODES, path);
+    for field in ["dataSource", "dataSourceRef"] {
+        if let Some(source) = given(spec, field) {
+            data_source(errors, source, &path.child(field));
+        }
+    }
 }
 
-fn access_modes(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
+fn data_source(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+    required(errors, source, "name", path);
+    required(errors, source, "kind", path);
+    let (group, kind) = (text(source, "apiGroup"), text(source, "kind"));
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errors.push(Error::invalid(path, kind, detail));
+    } else if !group.is_empty() {
+        invalid_each(errors, &path.child("apiGroup"), group, rules::dns_subdomain(group));
+    }
+}
+
+fn access_modes(errors: &mut Errors, spec: &Value, missing: &str, path: &Path<'_>) {
     let (modes, path) = (items(spec, "accessModes"), path.child("accessModes"));
     if modes.is_empty() {
-        errors.push(Error::required(&path, "at least 1 access mode is required"));
+        errors.push(Error::required(&path, missing));
     }
     let known = |mode: &&Value| mode.as_str().is_some_and(|m| ACCESS_MODES.contains(&m));
     for mode in modes.iter().filter(|mode| !known(mode)) {
@@ -39,5 +193,169 @@ fn access_modes(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     }
     if modes.len() > 1 && modes.iter().any(|m| m.as_str() == Some("ReadWriteOncePod")) {
         errors.push(Error::forbidden(&path, "may not use ReadWriteOncePod with other access modes"));
+    }
+}
+
+fn sources(spec: &Value) -> Vec<(&str, &Value)> {
+    let fields = spec.as_object().into_iter().flat_map(crate::Object::iter);
+    fields.map(|(k, v)| (k.as_str(), v)).filter(|(k, v)| !NOT_A_SOURCE.contains(k) && !v.is_null()).collect()
+}
+
+fn validate_volume(volume: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (empty, path) = (Value::Null, Path::root("spec"));
+    if cx.subresource == "status" {
+        return errors;
+    }
+    let spec = volume.get("spec").unwrap_or(&empty);
+    access_modes(&mut errors, spec, "", &path);
+    match spec.at(&["capacity", "storage"]) {
+        None if super::look::is_empty_map(spec.get("capacity")) => {
+            errors.push(Error::required(&path.child("capacity"), ""));
+        }
+        None => errors.push(Error::not_supported(&path.child("capacity"), Value::Null, &["storage"])),
+        Some(amount) if quantity(Some(amount)).sign() <= 0 => {
+            let bad = quantity(Some(amount)).to_string();
+            errors.push(Error::invalid(
+                &path.child("capacity").key("storage"),
+                bad,
+                "must be greater than zero",
+            ));
+        }
+        Some(_) => {}
+    }
+    let policy = text(spec, "persistentVolumeReclaimPolicy");
+    if !policy.is_empty() && !RECLAIM.contains(&policy) {
+        errors.push(Error::not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, RECLAIM));
+    }
+    if let Some(required) = spec.at(&["nodeAffinity", "required"]) {
+        let path = path.child("nodeAffinity");
+        node_selector(&mut errors, required, &path.child("required"));
+    }
+    volume_source(&mut errors, spec, &path);
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        invalid_each(&mut errors, &path.child("storageClassName"), class, rules::dns_subdomain(class));
+    }
+    one_of_given(&mut errors, spec, "volumeMode", VOLUME_MODES, &path);
+    if let Some(old) = old.and_then(|old| old.get("spec")).filter(|old| !same_sources(spec, old)) {
+        let _ = old;
+        let detail = "spec.persistentvolumesource is immutable after creation";
+        errors.push(Error::forbidden(&Path::root("spec").child("persistentvolumesource"), detail));
+    }
+    errors
+}
+
+fn same_sources(new: &Value, old: &Value) -> bool {
+    let (new, old) = (sources(new), sources(old));
+    new.len() == old.len()
+        && new.iter().all(|(k, v)| old.iter().any(|(o, w)| k == o && same(Some(v), Some(w))))
+}
+
+fn volume_source(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
+    let all = sources(spec);
+    if all.is_empty() {
+        errors.push(Error::required(path, "must specify a volume type"));
+    }
+    for (name, _) in all.iter().skip(1) {
+        errors.push(Error::forbidden(&path.child(name), "may not specify more than 1 volume type"));
+    }
+    match all.first() {
+        Some(("hostPath" | "local", source)) => required(errors, source, "path", &path.child(all[0].0)),
+        Some(("nfs", source)) => {
+            required(errors, source, "server", &path.child("nfs"));
+            required(errors, source, "path", &path.child("nfs"));
+        }
+        Some(("csi", source)) => {
+            let path = path.child("csi");
+            super::pod::volume::csi_driver_name(errors, text(source, "driver"), &path.child("driver"));
+            required(errors, source, "volumeHandle", &path);
+        }
+        _ => {}
+    }
+    if all.first().is_some_and(|(name, _)| *name == "local") && given(spec, "nodeAffinity").is_none() {
+        errors.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+}
+
+fn validate_class(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let root = Path::root("provisioner");
+    let provisioner = text(class, "provisioner");
+    if provisioner.is_empty() {
+        errors.push(Error::required(&root, ""));
+    } else {
+        let wrong = rules::qualified_name(&provisioner.to_lowercase());
+        invalid_each(&mut errors, &root, provisioner, wrong);
+    }
+    let policy = text(class, "reclaimPolicy");
+    if !RECLAIM.contains(&policy) {
+        errors.push(Error::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
+    }
+    let mode = text(class, "volumeBindingMode");
+    let modes = &["Immediate", "WaitForFirstConsumer"];
+    if !modes.contains(&mode) {
+        errors.push(Error::not_supported(&Path::root("volumeBindingMode"), mode, modes));
+    }
+    let Some(old) = old else { return errors };
+    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        if !same(class.get(field), old.get(field)) {
+            let detail = format!("updates to {field} are forbidden.");
+            errors.push(Error::forbidden(&Path::root(field), detail));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing::{create_errors, defaulted, tree, update_errors};
+
+    #[test]
+    fn claims() {
+        let claim = "{spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}";
+        assert_eq!(create_errors("", "PersistentVolumeClaim", claim), Vec::<String>::new());
+        assert_eq!(
+            defaulted("", "PersistentVolumeClaim", claim).get("status"),
+            Some(&tree("{phase: Pending}"))
+        );
+        assert_eq!(
+            create_errors("", "PersistentVolumeClaim", "{spec: {}}"),
+            [
+                "spec.accessModes: Required value: at least 1 access mode is required",
+                "spec.resources[storage]: Required value",
+            ]
+        );
+        assert_eq!(
+            update_errors("", "PersistentVolumeClaim", claim, &claim.replace("1Gi", "2Gi")),
+            [
+                "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName \
+              for bound claims"
+            ]
+        );
+    }
+
+    #[test]
+    fn volumes_and_classes() {
+        assert_eq!(
+            create_errors(
+                "",
+                "PersistentVolume",
+                "{spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, hostPath: {path: /x}}}"
+            ),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            create_errors(
+                "",
+                "PersistentVolume",
+                "{spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}}}"
+            ),
+            ["spec: Required value: must specify a volume type"]
+        );
+        assert_eq!(
+            update_errors("storage.k8s.io", "StorageClass", "{provisioner: a/b}", "{provisioner: a/c}"),
+            ["provisioner: Forbidden: updates to provisioner are forbidden."]
+        );
     }
 }

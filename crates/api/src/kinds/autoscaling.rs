@@ -1,0 +1,334 @@
+//! Horizontal pod autoscalers: stored as v2; v1 is another shape of the same facts, what it cannot say goes into annotations.
+
+use super::look::{Errors, at_mut, given, int, items, set_missing, text};
+use super::row::NO_HOOKS;
+use crate::field::{self, Error, Path};
+use crate::kind::{Context, Conversion, Hooks};
+use crate::rules::{self, invalid_each};
+use crate::{Object, Value, json};
+
+const CPU_PERCENT: i64 = 80;
+const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
+
+pub(super) const HOOKS: Hooks = Hooks { default: Some(default), validate: Some(validate), ..NO_HOOKS };
+
+/// v1 to v2 and back.
+pub(super) const V1: Conversion = Conversion { to_storage: v1_to_v2, from_storage: v2_to_v1 };
+
+fn default(autoscaler: &mut Value) {
+    let is_v2 = !text(autoscaler, "apiVersion").ends_with("/v1");
+    autoscaler.object_at_mut(&["spec"]);
+    let Some(spec) = autoscaler.get_mut("spec") else { return };
+    set_missing(spec, "minReplicas", 1);
+    if is_v2 {
+        default_v2(spec);
+    }
+}
+
+fn default_v2(spec: &mut Value) {
+    if items(spec, "metrics").is_empty() {
+        spec.object_at_mut(&[]).set("metrics", vec![cpu_utilization(CPU_PERCENT)]);
+    }
+    if given(spec, "behavior").is_some() {
+        for (field, window, policies) in [
+            ("scaleUp", Some(0), vec![policy("Pods", 4), policy("Percent", 100)]),
+            ("scaleDown", None, vec![policy("Percent", 100)]),
+        ] {
+            spec.object_at_mut(&["behavior", field]);
+            let Some(rules) = at_mut(spec, &["behavior", field]) else { continue };
+            set_missing(rules, "selectPolicy", Value::str("Max"));
+            if let Some(seconds) = window {
+                set_missing(rules, "stabilizationWindowSeconds", seconds);
+            }
+            set_missing(rules, "policies", policies);
+        }
+    }
+}
+
+fn policy(kind: &'static str, value: i64) -> Value {
+    let mut policy = Object::default();
+    policy.set("type", Value::str(kind));
+    policy.set("value", value);
+    policy.set("periodSeconds", 15);
+    policy.into()
+}
+
+fn cpu_utilization(percent: i64) -> Value {
+    let mut target = Object::default();
+    target.set("type", Value::str("Utilization"));
+    target.set("averageUtilization", percent);
+    let mut resource = Object::default();
+    resource.set("name", Value::str("cpu"));
+    resource.set("target", target);
+    let mut metric = Object::default();
+    metric.set("type", Value::str("Resource"));
+    metric.set("resource", resource);
+    metric.into()
+}
+
+fn is_cpu_utilization(metric: &Value) -> bool {
+    text(metric, "type") == "Resource"
+        && metric.str_at(&["resource", "name"]) == "cpu"
+        && metric.at(&["resource", "target", "averageUtilization"]).is_some()
+}
+
+fn annotation(autoscaler: &mut Value, key: &'static str) -> Option<Value> {
+    let annotations = at_mut(autoscaler, &["metadata", "annotations"])?.as_object_mut()?;
+    let text = annotations.remove(key)?;
+    json::parse(&bytes::Bytes::copy_from_slice(text.as_str()?.as_bytes())).ok()
+}
+
+fn annotate(autoscaler: &mut Value, key: &'static str, value: &Value) {
+    autoscaler.object_at_mut(&["metadata", "annotations"]).set(key, json::to_string(value));
+}
+
+fn v1_to_v2(autoscaler: &mut Value) {
+    let mut metrics: Vec<Value> = match annotation(autoscaler, METRICS) {
+        Some(Value::Array(list)) => list.into_iter().map(|m| metric_to_v2(m, "target")).collect(),
+        _ => Vec::new(),
+    };
+    let current = match annotation(autoscaler, CURRENT_METRICS) {
+        Some(Value::Array(list)) => list.into_iter().map(|m| metric_to_v2(m, "current")).collect(),
+        _ => Vec::new(),
+    };
+    let (behavior, conditions) = (annotation(autoscaler, BEHAVIOR), annotation(autoscaler, CONDITIONS));
+    let spec = autoscaler.object_at_mut(&["spec"]);
+    if let Some(percent) = spec.remove("targetCPUUtilizationPercentage").and_then(|p| p.as_i64()) {
+        metrics.insert(0, cpu_utilization(percent));
+    }
+    if !metrics.is_empty() {
+        spec.set("metrics", metrics);
+    }
+    if let Some(behavior) = behavior {
+        spec.set("behavior", behavior);
+    }
+    if let Some(spec) = autoscaler.get_mut("spec") {
+        default_v2(spec);
+    }
+    if let Some(status) = at_mut(autoscaler, &["status"]).and_then(Value::as_object_mut) {
+        status.remove("currentCPUUtilizationPercentage");
+        if !current.is_empty() {
+            status.set("currentMetrics", Value::Array(current));
+        }
+        if let Some(conditions) = conditions {
+            status.set("conditions", conditions);
+        }
+    }
+}
+
+fn v2_to_v1(autoscaler: &mut Value) {
+    let spec = autoscaler.object_at_mut(&["spec"]);
+    let metrics = spec.remove("metrics");
+    let behavior = spec.remove("behavior");
+    let metrics = metrics.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let cpu = metrics.iter().find(|m| is_cpu_utilization(m));
+    if let Some(percent) = cpu.and_then(|m| m.at(&["resource", "target", "averageUtilization"])) {
+        spec.set("targetCPUUtilizationPercentage", percent.clone());
+    }
+    let others: Vec<Value> =
+        metrics.iter().filter(|m| !is_cpu_utilization(m)).map(|m| metric_to_v1(m, "target")).collect();
+    let status = at_mut(autoscaler, &["status"]).and_then(Value::as_object_mut);
+    let (current, conditions) =
+        status.map_or((None, None), |status| (status.remove("currentMetrics"), status.remove("conditions")));
+    let current = current.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let cpu = current.iter().find(|m| m.str_at(&["resource", "name"]) == "cpu");
+    if let Some(percent) = cpu.and_then(|m| m.at(&["resource", "current", "averageUtilization"])).cloned() {
+        autoscaler.object_at_mut(&["status"]).set("currentCPUUtilizationPercentage", percent);
+    }
+    if !others.is_empty() {
+        annotate(autoscaler, METRICS, &others.into());
+    }
+    if !current.is_empty() {
+        let current: Vec<Value> = current.iter().map(|m| metric_to_v1(m, "current")).collect();
+        annotate(autoscaler, CURRENT_METRICS, &current.into());
+    }
+    if let Some(behavior) = behavior.filter(|b| !b.is_null()) {
+        annotate(autoscaler, BEHAVIOR, &behavior);
+    }
+    if let Some(conditions) = conditions.filter(|c| !c.is_null()) {
+        annotate(autoscaler, CONDITIONS, &conditions);
+    }
+}
+
+/// The field below which a metric of that type stands.
+fn source_of(metric: &Value) -> Option<&'static str> {
+    match text(metric, "type") {
+        "Object" => Some("object"),
+        "Pods" => Some("pods"),
+        "Resource" => Some("resource"),
+        "ContainerResource" => Some("containerResource"),
+        "External" => Some("external"),
+        _ => None,
+    }
+}
+
+/// v1's flat names of the parts of a target or of a current value.
+fn flat(source: &str, side: &str, part: &str) -> &'static str {
+    match (source, side, part) {
+        ("object", _, "averageValue") => "averageValue",
+        (_, "target", "value") => "targetValue",
+        (_, "target", "averageValue") => "targetAverageValue",
+        (_, "target", _) => "targetAverageUtilization",
+        (_, _, "value") => "currentValue",
+        (_, _, "averageValue") => "currentAverageValue",
+        _ => "currentAverageUtilization",
+    }
+}
+
+const PARTS: &[&str] = &["value", "averageValue", "averageUtilization"];
+
+fn metric_to_v1(metric: &Value, side: &'static str) -> Value {
+    let Some(source) = source_of(metric) else { return metric.clone() };
+    let mut old = Object::default();
+    let new = metric.get(source).cloned().unwrap_or_default();
+    for field in ["name", "container"] {
+        if let Some(value) = new.get(field) {
+            old.set(field, value.clone());
+        }
+    }
+    if let Some(object) = new.get("describedObject") {
+        old.set("target", object.clone());
+    }
+    if let Some(name) = new.at(&["metric", "name"]) {
+        old.set("metricName", name.clone());
+    }
+    if let Some(selector) = new.at(&["metric", "selector"]) {
+        old.set(if source == "external" { "metricSelector" } else { "selector" }, selector.clone());
+    }
+    for part in PARTS {
+        if let Some(value) = new.at(&[side, part]) {
+            old.set(flat(source, side, part), value.clone());
+        }
+    }
+    let mut converted = Object::default();
+    converted.set("type", text(metric, "type"));
+    converted.set(source, old);
+    converted.into()
+}
+
+fn metric_to_v2(metric: Value, side: &'static str) -> Value {
+    let Some(source) = source_of(&metric) else { return metric };
+    let old = metric.get(source).cloned().unwrap_or_default();
+    let mut new = Object::default();
+    for field in ["name", "container"] {
+        if let Some(value) = old.get(field) {
+            new.set(field, value.clone());
+        }
+    }
+    if let Some(object) = old.get("target").filter(|_| source == "object") {
+        new.set("describedObject", object.clone());
+    }
+    if let Some(name) = old.get("metricName") {
+        let mut identifier = Object::default();
+        identifier.set("name", name.clone());
+        if let Some(selector) = old.get("selector").or_else(|| old.get("metricSelector")) {
+            identifier.set("selector", selector.clone());
+        }
+        new.set("metric", identifier);
+    }
+    let mut amounts = Object::default();
+    for part in PARTS {
+        if let Some(value) = old.get(flat(source, side, part)) {
+            amounts.set(part, value.clone());
+        }
+    }
+    if side == "target" {
+        let kind = match () {
+            () if amounts.contains_key("averageUtilization") => "Utilization",
+            () if amounts.contains_key("averageValue") => "AverageValue",
+            () => "Value",
+        };
+        amounts.set("type", Value::str(kind));
+    }
+    new.set(side, amounts);
+    let mut converted = Object::default();
+    converted.set("type", text(&metric, "type"));
+    converted.set(source, new);
+    converted.into()
+}
+
+fn validate(autoscaler: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    if cx.subresource == "status" {
+        return errors;
+    }
+    let (empty, path) = (Value::Null, Path::root("spec"));
+    let spec = autoscaler.get("spec").unwrap_or(&empty);
+    let (min, max) = (int(spec, "minReplicas"), int(spec, "maxReplicas").unwrap_or(0));
+    if let Some(min) = min.filter(|min| *min < 1) {
+        let detail = "must be greater than or equal to 1";
+        errors.push(Error::invalid(&path.child("minReplicas"), min, detail));
+    }
+    if max < 1 {
+        errors.push(Error::invalid(&path.child("maxReplicas"), max, "must be greater than 0"));
+    }
+    if min.is_some_and(|min| max < min) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        errors.push(Error::invalid(&path.child("maxReplicas"), max, detail));
+    }
+    target(&mut errors, spec.get("scaleTargetRef").unwrap_or(&empty), &path.child("scaleTargetRef"));
+    for (i, metric) in items(spec, "metrics").iter().enumerate() {
+        let path = path.child("metrics").index(i).to_string();
+        let path = Path::root(&path);
+        match source_of(metric) {
+            None => {
+                let known = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+                errors.push(Error::not_supported(&path.child("type"), text(metric, "type"), known));
+            }
+            Some(source) if given(metric, source).is_none() => {
+                let detail = "must populate information for the given metric source";
+                errors.push(Error::required(&path.child(source), detail));
+            }
+            Some(_) => {}
+        }
+    }
+    errors
+}
+
+fn target(errors: &mut Errors, target: &Value, path: &Path<'_>) {
+    for field in ["kind", "name"] {
+        match text(target, field) {
+            "" => errors.push(Error::required(&path.child(field), "")),
+            word => invalid_each(errors, &path.child(field), word, rules::path_segment(word, false)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::tree;
+
+    #[test]
+    fn v1_and_v2_say_the_same() {
+        let v1 = tree(
+            "{apiVersion: autoscaling/v1, spec: {minReplicas: 1, maxReplicas: 3, targetCPUUtilizationPercentage: 60, \
+             scaleTargetRef: {kind: Deployment, name: d}}}",
+        );
+        let mut object = v1.clone();
+        v1_to_v2(&mut object);
+        let wanted =
+            "[{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 60}}}]";
+        assert_eq!(object.at(&["spec", "metrics"]), Some(&tree(wanted)));
+        v2_to_v1(&mut object);
+        assert_eq!(object, v1);
+    }
+
+    #[test]
+    fn what_v1_cannot_say_survives() {
+        let v2 = tree(
+            "{spec: {maxReplicas: 3, metrics: [{type: Pods, pods: {metric: {name: q}, target: {type: AverageValue, \
+             averageValue: '5'}}}], behavior: {scaleUp: {selectPolicy: Min, stabilizationWindowSeconds: 0, policies: \
+             [{type: Pods, value: 1, periodSeconds: 5}]}, scaleDown: {selectPolicy: Max, policies: [{type: Percent, \
+             value: 100, periodSeconds: 15}]}}}}",
+        );
+        let mut object = v2.clone();
+        v2_to_v1(&mut object);
+        assert!(object.at(&["metadata", "annotations", METRICS]).is_some());
+        v1_to_v2(&mut object);
+        assert_eq!(object.get("spec"), v2.get("spec"));
+    }
+}

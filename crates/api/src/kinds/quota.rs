@@ -1,0 +1,235 @@
+//! Limits on what a namespace may use, on what may go away, and who goes first: limit ranges, resource quotas, disruption
+//! budgets, priority classes, leases.
+
+use super::look::{
+    Errors, IMMUTABLE, compare_quantities, entries, given, int, items_mut, one_of, one_of_given, same,
+    set_missing, text,
+};
+use super::pod::container::resource_value;
+use super::row::NO_HOOKS;
+use super::workload::int_or_percent;
+use crate::field::{self, Error, Path};
+use crate::kind::{Context, Hooks};
+use crate::rules::{self, invalid_each};
+use crate::{Value, meta};
+
+/// Priorities above this are for the system's own classes.
+const USER_PRIORITY_MAX: i64 = 1_000_000_000;
+
+pub(super) const LIMIT_RANGE: Hooks =
+    Hooks { default: Some(default_limit_range), validate: Some(validate_limit_range), ..NO_HOOKS };
+pub(super) const RESOURCE_QUOTA: Hooks = Hooks { validate: Some(validate_quota), ..NO_HOOKS };
+pub(super) const DISRUPTION_BUDGET: Hooks = Hooks { validate: Some(validate_budget), ..NO_HOOKS };
+pub(super) const PRIORITY_CLASS: Hooks = Hooks {
+    default: Some(|class| set_missing(class, "preemptionPolicy", Value::str("PreemptLowerPriority"))),
+    validate: Some(validate_priority),
+    ..NO_HOOKS
+};
+pub(super) const LEASE: Hooks = Hooks { validate: Some(validate_lease), ..NO_HOOKS };
+
+/// Fills `to` with what it lacks of `from`.
+fn fill(item: &mut Value, to: &'static str, from: &str) {
+    let Some(amounts) = item.get(from).and_then(Value::as_object).cloned() else { return };
+    let target = item.object_at_mut(&[to]);
+    for (name, amount) in amounts {
+        if !target.contains_key(&name) {
+            target.push_unchecked(name, amount);
+        }
+    }
+}
+
+fn default_limit_range(range: &mut Value) {
+    for item in range.get_mut("spec").into_iter().flat_map(|spec| items_mut(spec, "limits")) {
+        if text(item, "type") == "Container" {
+            fill(item, "default", "max");
+            fill(item, "defaultRequest", "default");
+            fill(item, "defaultRequest", "min");
+        }
+    }
+}
+
+fn validate_limit_range(range: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let spec = Path::root("spec");
+    let list = spec.child("limits");
+    let limits = range.items_at(&["spec", "limits"]);
+    for (i, item) in limits.iter().enumerate() {
+        let (path, kind) = (list.index(i), text(item, "type"));
+        if kind.is_empty() {
+            errors.push(Error::required(&path.child("type"), ""));
+        }
+        if limits[..i].iter().any(|l| text(l, "type") == kind) {
+            errors.push(Error::duplicate(&path.child("type"), kind));
+        }
+        if kind == "Pod" {
+            for field in ["default", "defaultRequest"] {
+                if !super::look::is_empty_map(item.get(field)) {
+                    let detail = "may not be specified when `type` is 'Pod'";
+                    errors.push(Error::forbidden(&path.child(field), detail));
+                }
+            }
+        }
+        limit_item(&mut errors, item, &path);
+    }
+    errors
+}
+
+/// min ≤ defaultRequest ≤ default ≤ max, resource by resource.
+fn limit_item(errors: &mut Errors, item: &Value, path: &Path<'_>) {
+    const ORDER: &[(&str, &str, &str)] = &[
+        ("min", "max", "min value {} is greater than max value {}"),
+        ("min", "defaultRequest", "min value {} is greater than default request value {}"),
+        ("defaultRequest", "max", "default request value {} is greater than max value {}"),
+        ("defaultRequest", "default", "default request value {} is greater than default limit value {}"),
+        ("min", "default", "min value {} is greater than default value {}"),
+        ("default", "max", "default value {} is greater than max value {}"),
+    ];
+    for (low, high, detail) in ORDER {
+        for (name, small) in entries(item, low) {
+            let Some(large) = item.at(&[high, name]) else { continue };
+            if compare_quantities(Some(small), Some(large)).is_gt() {
+                let (small, large) = (plain(small), plain(large));
+                let at = path.child(if *low == "defaultRequest" || *high == "defaultRequest" {
+                    "defaultRequest"
+                } else {
+                    low
+                });
+                let bad = if *high == "defaultRequest" { &large } else { &small };
+                let detail = detail.replacen("{}", &small, 1).replacen("{}", &large, 1);
+                errors.push(Error::invalid(&at.key(name), bad.as_str(), detail));
+            }
+        }
+    }
+}
+
+fn plain(amount: &Value) -> String {
+    super::look::quantity(Some(amount)).to_string()
+}
+
+fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (empty, spec, status) = (Value::Null, Path::root("spec"), Path::root("status"));
+    let mut amounts = |of: &Value, list: &str, path: &Path<'_>| {
+        for (name, amount) in entries(of, list) {
+            invalid_each(&mut errors, &path.key(name), name.as_str(), rules::qualified_name(name));
+            resource_value(&mut errors, name, amount, &path.key(name));
+        }
+    };
+    if cx.subresource == "status" {
+        let of = quota.get("status").unwrap_or(&empty);
+        amounts(of, "hard", &status.child("hard"));
+        amounts(of, "used", &status.child("used"));
+        return errors;
+    }
+    amounts(quota.get("spec").unwrap_or(&empty), "hard", &spec.child("hard"));
+    if let Some(old) = old.filter(|old| !same(old.at(&["spec", "scopes"]), quota.at(&["spec", "scopes"]))) {
+        let _ = old;
+        let bad = quota.at(&["spec", "scopes"]).cloned().unwrap_or_default();
+        errors.push(Error::invalid(&spec.child("scopes"), bad, IMMUTABLE));
+    }
+    errors
+}
+
+fn validate_budget(budget: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    if cx.subresource == "status" {
+        return errors;
+    }
+    let (empty, path) = (Value::Null, Path::root("spec"));
+    let spec = budget.get("spec").unwrap_or(&empty);
+    let (available, unavailable) = (given(spec, "minAvailable"), given(spec, "maxUnavailable"));
+    if available.is_some() && unavailable.is_some() {
+        let detail = "minAvailable and maxUnavailable cannot be both set";
+        errors.push(Error::invalid(&path, spec.clone(), detail));
+    }
+    int_or_percent(&mut errors, available, &path.child("minAvailable"));
+    int_or_percent(&mut errors, unavailable, &path.child("maxUnavailable"));
+    meta::label_selector(&mut errors, given(spec, "selector"), &path.child("selector"));
+    let policies = &["AlwaysAllow", "IfHealthyBudget"];
+    one_of_given(&mut errors, spec, "unhealthyPodEvictionPolicy", policies, &path);
+    errors
+}
+
+fn validate_priority(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (name, value) = (class.str_at(&["metadata", "name"]), int(class, "value").unwrap_or(0));
+    if let Some(old) = old {
+        for field in ["value", "preemptionPolicy"] {
+            if !same(class.get(field), old.get(field)) {
+                errors.push(Error::forbidden(&Path::root(field), "may not be changed in an update."));
+            }
+        }
+        return errors;
+    }
+    let is_system = matches!(name, "system-node-critical" | "system-cluster-critical");
+    if name.starts_with("system-") && !is_system {
+        let path = Path::root("metadata");
+        let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ";
+        let detail = format!("{detail}{name} is not a known system priority class");
+        errors.push(Error::forbidden(&path.child("name"), detail));
+    } else if value > USER_PRIORITY_MAX && !is_system {
+        let detail = format!("maximum allowed value of a user defined priority is {USER_PRIORITY_MAX}");
+        errors.push(Error::forbidden(&Path::root("value"), detail));
+    }
+    let policy = Path::root("preemptionPolicy");
+    one_of(&mut errors, text(class, "preemptionPolicy"), &["PreemptLowerPriority", "Never"], &policy);
+    errors
+}
+
+fn validate_lease(lease: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (empty, path) = (Value::Null, Path::root("spec"));
+    let spec = lease.get("spec").unwrap_or(&empty);
+    if let Some(seconds) = int(spec, "leaseDurationSeconds").filter(|s| *s <= 0) {
+        errors.push(Error::invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
+    }
+    if let Some(moves) = int(spec, "leaseTransitions").filter(|n| *n < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(Error::invalid(&path.child("leaseTransitions"), moves, detail));
+    }
+    if given(spec, "holderIdentity").and_then(Value::as_str) == Some("") {
+        errors.push(Error::invalid(&path.child("holderIdentity"), "", "must not be empty"));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing::{create_errors, defaulted, tree, update_errors};
+
+    #[test]
+    fn limit_ranges() {
+        let range = defaulted(
+            "",
+            "LimitRange",
+            "{spec: {limits: [{type: Container, max: {cpu: '2'}, min: {memory: 1Mi}}]}}",
+        );
+        let wanted = "[{type: Container, max: {cpu: '2'}, min: {memory: 1Mi}, default: {cpu: '2'}, \
+                      defaultRequest: {cpu: '2', memory: 1Mi}}]";
+        assert_eq!(range.at(&["spec", "limits"]), Some(&tree(wanted)));
+        assert_eq!(
+            create_errors(
+                "",
+                "LimitRange",
+                "{spec: {limits: [{type: Pod, min: {cpu: '3'}, max: {cpu: '2'}}]}}"
+            ),
+            ["spec.limits[0].min[cpu]: Invalid value: \"3\": min value 3 is greater than max value 2"]
+        );
+    }
+
+    #[test]
+    fn classes_and_budgets() {
+        assert_eq!(
+            update_errors("scheduling.k8s.io", "PriorityClass", "{value: 1}", "{value: 2}"),
+            ["value: Forbidden: may not be changed in an update."]
+        );
+        assert_eq!(
+            create_errors("policy", "PodDisruptionBudget", "{spec: {minAvailable: 50}}"),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            create_errors("coordination.k8s.io", "Lease", "{spec: {leaseDurationSeconds: 0}}"),
+            ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]
+        );
+    }
+}
