@@ -206,6 +206,13 @@ pub enum Grace {
     Seconds(i64),
 }
 
+/// See [`Hooks::validate`].
+pub type Validate = fn(object: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error>;
+/// See [`Hooks::warnings`].
+pub type Warnings = fn(object: &Value, old: Option<&Value>) -> Vec<String>;
+/// See [`Hooks::graceful_delete`].
+pub type GracefulDelete = fn(object: &mut Value, asked: Option<i64>) -> Result<Grace, Box<Status>>;
+
 /// Everything that makes a kind special. All on trees, all pure; the engine owns the order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hooks {
@@ -216,11 +223,11 @@ pub struct Hooks {
     /// Before update: upstream's `PrepareForUpdate` beyond the engine's own (status kept, generation + 1 on spec change).
     pub prepare_update: Option<fn(object: &mut Value, old: &Value, cx: &Context<'_>)>,
     /// All broken rules of the object (and of the change, where `old` is given). Metadata is the engine's.
-    pub validate: Option<fn(object: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error>>,
+    pub validate: Option<Validate>,
     /// Warnings for the `Warning` header.
-    pub warnings: Option<fn(object: &Value, old: Option<&Value>) -> Vec<String>>,
+    pub warnings: Option<Warnings>,
     /// What a delete with the asked-for grace (None: not given) means for this object now.
-    pub graceful_delete: Option<fn(object: &mut Value, asked: Option<i64>) -> Result<Grace, Box<Status>>>,
+    pub graceful_delete: Option<GracefulDelete>,
     /// What upstream calls `NamespaceScoped` name rules: returns the rule's message when the name is bad. Default: DNS subdomain.
     pub name_rule: Option<fn(name: &str, is_prefix: bool) -> Vec<String>>,
     /// `conditions` of the row in a Table (a pod that is done).

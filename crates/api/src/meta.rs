@@ -3,6 +3,7 @@
 use crate::field::{Error, Path};
 use crate::kind::{Kind, Scope};
 use crate::rules::{self, invalid_each};
+use crate::selector::LabelSelector;
 use crate::{Object, Value};
 
 /// All annotations of one object together: keys and values in bytes.
@@ -283,22 +284,10 @@ pub fn selector_is_empty(selector: Option<&Value>) -> bool {
     })
 }
 
-/// Does a `metav1.LabelSelector` select these labels? Unknown operators select nothing.
+/// Does a `metav1.LabelSelector` select these labels? A malformed one selects nothing.
 pub fn selector_matches(selector: &Value, labels: Option<&Value>) -> bool {
     let get = |key: &str| labels.and_then(|l| l.get(key)).and_then(Value::as_str);
-    let pairs = fields(selector.get("matchLabels")).all(|(key, value)| get(key) == value.as_str());
-    pairs
-        && selector.items_at(&["matchExpressions"]).iter().all(|requirement| {
-            let value = get(requirement.str_at(&["key"]));
-            let listed = requirement.items_at(&["values"]).iter().any(|v| v.as_str() == value);
-            match requirement.str_at(&["operator"]) {
-                "In" => value.is_some() && listed,
-                "NotIn" => value.is_none() || !listed,
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                _ => false,
-            }
-        })
+    LabelSelector::from_object(selector).is_ok_and(|selector| selector.matches_with(get))
 }
 
 #[cfg(test)]

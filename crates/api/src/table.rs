@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
-
 use crate::kind::{Cell, Column, Kind};
+use crate::time::{human_duration, parse_ms};
 use crate::{Object, Value, json};
 
 /// What each row carries beside its cells (`includeObject` of the request).
@@ -178,43 +177,9 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// Unix milliseconds of an RFC 3339 time.
-pub(crate) fn time_ms(time: &str) -> Option<i64> {
-    time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)
-}
-
 /// The time since an RFC 3339 time as kubectl prints it; `<unknown>` where there is none.
 pub fn age(time: &str, now_ms: i64) -> String {
-    time_ms(time).map_or_else(|| "<unknown>".to_owned(), |then| human_duration(now_ms - then))
-}
-
-/// A duration in milliseconds as kubectl prints it: two digits of meaning at most.
-///
-/// ```
-/// use corten_api::table::human_duration;
-/// assert_eq!(human_duration(119_000), "119s");
-/// assert_eq!(human_duration(195_000), "3m15s");
-/// assert_eq!(human_duration(50 * 3_600_000), "2d2h");
-/// ```
-pub fn human_duration(ms: i64) -> String {
-    let seconds = ms / 1000;
-    let (minutes, hours) = (seconds / 60, seconds / 3600);
-    let two = |big: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
-    };
-    match () {
-        () if seconds < -1 => "<invalid>".to_owned(),
-        () if seconds < 0 => "0s".to_owned(),
-        () if seconds < 120 => format!("{seconds}s"),
-        () if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
-        () if minutes < 180 => format!("{minutes}m"),
-        () if hours < 8 => two(hours, "h", minutes % 60, "m"),
-        () if hours < 48 => format!("{hours}h"),
-        () if hours < 24 * 8 => two(hours / 24, "d", hours % 24, "h"),
-        () if hours < 24 * 365 * 2 => format!("{}d", hours / 24),
-        () if hours < 24 * 365 * 8 => two(hours / 24 / 365, "y", hours / 24 % 365, "d"),
-        () => format!("{}y", hours / 24 / 365),
-    }
+    parse_ms(time).map_or_else(|| "<unknown>".to_owned(), |then| human_duration(now_ms - then))
 }
 
 /// The values that a JSONPath of a CRD's column selects: fields, `['quoted fields']`, `[index]`, `[*]`,
@@ -301,29 +266,6 @@ fn filter_holds(item: &Value, condition: &str) -> bool {
 mod tests {
     use super::*;
     use crate::kinds::{builtin, testing::tree};
-
-    #[test]
-    fn durations() {
-        let cases = [
-            (-5_000, "<invalid>"),
-            (-1_000, "0s"),
-            (0, "0s"),
-            (120_000, "2m"),
-            (599_000, "9m59s"),
-            (600_000, "10m"),
-            (179 * 60_000, "179m"),
-            (180 * 60_000, "3h"),
-            (470 * 60_000, "7h50m"),
-            (47 * 3_600_000, "47h"),
-            (48 * 3_600_000, "2d"),
-            (8 * 86_400_000, "8d"),
-            (800 * 86_400_000, "2y70d"),
-            (4000 * 86_400_000, "10y"),
-        ];
-        for (ms, text) in cases {
-            assert_eq!(human_duration(ms), text);
-        }
-    }
 
     #[test]
     fn json_paths() {

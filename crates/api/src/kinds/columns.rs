@@ -1,7 +1,8 @@
 //! Columns of all kinds but the pod: headings, order and cell text that people and scripts know from `kubectl get`.
 
 use crate::kind::{Cell, Column};
-use crate::table::{AGE, NAME, age, column, count, human_duration, time_ms};
+use crate::table::{AGE, NAME, age, column, count};
+use crate::time::{human_duration, parse_ms};
 use crate::{Object, Value};
 
 const NONE: &str = "<none>";
@@ -609,7 +610,7 @@ fn job_completions(object: &Value, _now_ms: i64) -> Value {
 }
 
 fn job_duration(object: &Value, now_ms: i64) -> Value {
-    let time = |field| time_ms(object.str_at(&["status", field]));
+    let time = |field| parse_ms(object.str_at(&["status", field]));
     match time("startTime") {
         None => "".into(),
         Some(start) => human_duration(time("completionTime").unwrap_or(now_ms) - start).into(),

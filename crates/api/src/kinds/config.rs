@@ -115,11 +115,9 @@ fn secret_type(errors: &mut Errors, secret: &Value, data: &Path<'_>) {
         }
     };
     match text(secret, "type") {
-        "kubernetes.io/service-account-token" => {
-            if secret.at(&["metadata", "annotations", ACCOUNT_NAME]).is_none_or(|v| v.as_str() == Some("")) {
-                let path = Path::root("metadata");
-                errors.push(Error::required(&path.child("annotations").key(ACCOUNT_NAME), ""));
-            }
+        "kubernetes.io/service-account-token" if !names_its_account(secret) => {
+            let path = Path::root("metadata");
+            errors.push(Error::required(&path.child("annotations").key(ACCOUNT_NAME), ""));
         }
         "kubernetes.io/dockercfg" => docker_config(errors, secret, ".dockercfg", data),
         "kubernetes.io/dockerconfigjson" => docker_config(errors, secret, ".dockerconfigjson", data),
@@ -134,6 +132,11 @@ fn secret_type(errors: &mut Errors, secret: &Value, data: &Path<'_>) {
         }
         _ => {}
     }
+}
+
+fn names_its_account(secret: &Value) -> bool {
+    let name = secret.at(&["metadata", "annotations", ACCOUNT_NAME]);
+    name.and_then(Value::as_str).is_some_and(|name| !name.is_empty())
 }
 
 fn docker_config(errors: &mut Errors, secret: &Value, key: &'static str, data: &Path<'_>) {

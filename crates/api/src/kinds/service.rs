@@ -449,10 +449,8 @@ fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
         slice_endpoint(&mut errors, endpoint, kind, &list.index(i));
     }
     slice_ports(&mut errors, items(slice, "ports"), &Path::root("ports"));
-    if let Some(old) = old {
-        if text(old, "addressType") != kind {
-            errors.push(Error::invalid(&Path::root("addressType"), kind, super::look::IMMUTABLE));
-        }
+    if old.is_some_and(|old| text(old, "addressType") != kind) {
+        errors.push(Error::invalid(&Path::root("addressType"), kind, super::look::IMMUTABLE));
     }
     errors
 }

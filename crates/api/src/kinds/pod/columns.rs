@@ -1,7 +1,8 @@
 //! The pod's columns: READY, STATUS and RESTARTS exactly as people read them from `kubectl get pods`.
 
 use crate::kind::{Cell, Column};
-use crate::table::{AGE, NAME, column, human_duration, time_ms};
+use crate::table::{AGE, NAME, column};
+use crate::time::{human_duration, parse_ms};
 use crate::{Object, Value};
 
 const NONE: &str = "<none>";
@@ -203,7 +204,7 @@ fn restart_count(status: &Value) -> i64 {
 }
 
 fn last_finished(status: &Value) -> Option<i64> {
-    time_ms(status.str_at(&["lastState", "terminated", "finishedAt"]))
+    parse_ms(status.str_at(&["lastState", "terminated", "finishedAt"]))
 }
 
 fn state<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {

@@ -6,7 +6,7 @@ use crate::Value;
 use crate::field::{Error, Path};
 use crate::kinds::look::{
     Errors, compare_quantities, entries, given, int_or_zero, is_true, items, one_of, one_of_given, quantity,
-    required, required_by, text,
+    required, required_by, same, text,
 };
 use crate::rules::{self, invalid_each};
 
@@ -111,7 +111,7 @@ pub(super) fn ephemeral_containers(errors: &mut Errors, spec: &Value, scope: &Sc
 
 fn ephemeral_fields(errors: &mut Errors, container: &Value, path: &Path<'_>) {
     let detail = "cannot be set for an Ephemeral Container";
-    let is_set = |field: &&&str| crate::kinds::look::same(container.get(field), None) == false;
+    let is_set = |field: &&&str| !same(container.get(field), None);
     for field in NOT_EPHEMERAL.iter().filter(is_set) {
         errors.push(Error::forbidden(&path.child(field), detail));
     }
