@@ -266,11 +266,6 @@ impl Cri {
         let request = ordinary(pb::RemoveImageRequest { image: Some(image_spec(image)) });
         absent_is_fine(self.images.clone().remove_image(request).await)
     }
-
-    /// Use of the file systems that hold images and containers.
-    pub async fn image_fs(&self) -> Result<pb::ImageFsInfoResponse> {
-        Ok(self.images.clone().image_fs_info(ordinary(pb::ImageFsInfoRequest {})).await?.into_inner())
-    }
 }
 
 fn image_spec(image: &str) -> pb::ImageSpec {

@@ -50,6 +50,8 @@ pub struct Host {
     pub runtime: OnceLock<(String, String)>,
     /// Counts the runtime's events, for those who wait for any.
     pub runtime_events: tokio::sync::watch::Sender<u64>,
+    /// Something that the node's status shows has changed.
+    pub node_changed: Arc<Notify>,
     /// Workers to wake.
     pub wakers: Arc<Wakers>,
     /// Ends everything.

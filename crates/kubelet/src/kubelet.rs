@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::cri::{Cri, CriError};
-use crate::dns;
 use crate::host::{Host, Wakers};
 use crate::image::gc;
 use crate::image::pull::Puller;
@@ -26,6 +25,7 @@ use crate::objects::ObjectCache;
 use crate::pod::manager::Manager;
 use crate::resources::PodCgroups;
 use crate::server::Server;
+use crate::{dns, eviction};
 
 /// Pause between tries to reach the runtime at the start.
 const RUNTIME_RETRY: Duration = Duration::from_millis(50);
@@ -94,6 +94,7 @@ impl Kubelet {
                 &std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
             ),
             runtime: OnceLock::new(),
+            node_changed: Arc::default(),
             runtime_events: tokio::sync::watch::Sender::new(0),
             node_ips,
             wakers,
@@ -148,6 +149,7 @@ impl Kubelet {
         }
         tokio::spawn(rotate::run(host.clone()));
         tokio::spawn(gc::run(host.clone()));
+        tokio::spawn(eviction::run(host.clone(), manager));
         host.stop.cancelled().await;
         Ok(())
     }

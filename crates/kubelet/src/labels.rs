@@ -21,9 +21,5 @@ pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessage
 pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Where the kubelet learnt of the pod: `api` or `file`.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-/// When the kubelet first saw the pod.
-pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
-/// Hash of a static pod's manifest.
-pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// Marks the API's copy of a static pod.
 pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";

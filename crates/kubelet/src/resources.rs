@@ -158,14 +158,10 @@ impl PodCgroups {
         cgroups.apply(&format!("{}/burstable", self.root), &limits)
     }
 
-    /// Memory and CPU of a pod's group.
-    pub fn usage(&self, pod: &Pod) -> Option<corten_sys::cgroups::Usage> {
-        self.cgroups.as_ref()?.usage(&self.path(pod)).ok()
-    }
-
-    /// Memory and CPU of all pods together.
-    pub fn total_usage(&self) -> Option<corten_sys::cgroups::Usage> {
-        self.cgroups.as_ref()?.usage(&self.root).ok()
+    /// Memory that a pod uses and the kernel cannot simply drop, in bytes.
+    pub fn working_set(&self, pod: &Pod) -> Option<u64> {
+        let usage = self.cgroups.as_ref()?.usage(&self.path(pod)).ok()?;
+        Some(usage.working_set_bytes())
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter; `port` is the one that the kubelet's API listens on.
     pub fn new(host: Arc<Host>, port: u16) -> Self {
-        let changed = Arc::new(Notify::new());
+        let changed = host.node_changed.clone();
         let wake = changed.clone();
         host.node.on_change(move |_| wake.notify_one());
         Self {
@@ -50,11 +50,6 @@ impl Reporter {
             sent: None,
             health: None,
         }
-    }
-
-    /// Something that the status shows (an image, say) has changed.
-    pub fn changed(&self) -> Arc<Notify> {
-        self.changed.clone()
     }
 
     /// Makes the Node object, or brings an old one up to date; tries until it works.

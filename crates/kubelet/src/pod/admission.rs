@@ -8,9 +8,26 @@ use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm
 use super::spec;
 use super::status::Verdict;
 
+/// Kernel parameters that only matter inside a pod (upstream's safe set).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
 /// What one admitted pod takes.
 #[derive(Debug, Clone)]
 struct Share {
+    burstable: bool,
     requests: BTreeMap<String, i64>,
     host_ports: Vec<(String, String, i32)>,
 }
@@ -27,7 +44,11 @@ pub struct Admission {
 impl Admission {
     /// Counts a pod that was admitted before (by an earlier kubelet).
     pub fn account(&mut self, pod: &Pod) {
-        let share = Share { requests: spec::requests(pod), host_ports: spec::host_ports(pod) };
+        let share = Share {
+            burstable: spec::qos_class(pod) == "Burstable",
+            requests: spec::requests(pod),
+            host_ports: spec::host_ports(pod),
+        };
         self.shares.insert(spec::uid(pod).to_owned(), share);
     }
 
@@ -42,8 +63,10 @@ impl Admission {
         if self.shares.contains_key(uid) {
             return Ok(());
         }
-        let refused =
-            self.too_little(pod, allocatable).or_else(|| self.port_taken(pod)).or_else(|| misfit(pod, node));
+        let refused = forbidden(pod)
+            .or_else(|| self.too_little(pod, allocatable))
+            .or_else(|| self.port_taken(pod))
+            .or_else(|| misfit(pod, node));
         match refused {
             Some((reason, message)) => {
                 Err(Verdict { reason, message: format!("Pod was rejected: {message}") })
@@ -60,9 +83,10 @@ impl Admission {
         self.shares.remove(uid);
     }
 
-    /// CPU that the pods ask for together, in thousandths.
-    pub fn cpu_milli(&self) -> i64 {
-        self.shares.values().filter_map(|share| share.requests.get("cpu")).sum()
+    /// CPU that the burstable pods ask for together, in thousandths.
+    pub fn burstable_cpu_milli(&self) -> i64 {
+        let burstable = self.shares.values().filter(|share| share.burstable);
+        burstable.filter_map(|share| share.requests.get("cpu")).sum()
     }
 
     fn too_little(&self, pod: &Pod, allocatable: &Allocatable) -> Option<(String, String)> {
@@ -102,6 +126,28 @@ impl Admission {
 
 fn predicate(name: &str, why: &str) -> (String, String) {
     (name.to_owned(), format!("Predicate {name} failed: {why}"))
+}
+
+/// What this node never lets a pod do.
+fn forbidden(pod: &Pod) -> Option<(String, String)> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let sysctls = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
+    let unsafe_one = sysctls
+        .map(|sysctl| sysctl.name.replace('/', "."))
+        .find(|name| !SAFE_SYSCTLS.contains(&name.as_str()));
+    if let Some(name) = unsafe_one {
+        return Some(("SysctlForbidden".to_owned(), format!("forbidden sysctl: \"{name}\" not allowlisted")));
+    }
+    let confined = |kind: &str| kind != "Unconfined";
+    let of_pod = context.and_then(|context| context.app_armor_profile.as_ref());
+    let containers = spec::containers(pod);
+    let of_containers =
+        containers.iter().filter_map(|(_, c)| c.security_context.as_ref()?.app_armor_profile.as_ref());
+    let asks = of_pod.into_iter().chain(of_containers).any(|profile| confined(&profile.type_));
+    asks.then(|| {
+        let why = "Cannot enforce AppArmor: AppArmor is not supported by this kubelet";
+        ("AppArmor".to_owned(), why.to_owned())
+    })
 }
 
 fn misfit(pod: &Pod, node: Option<&Node>) -> Option<(String, String)> {
@@ -215,6 +261,17 @@ mod tests {
         assert_eq!(admission.admit(&asking("d", "0"), None, &allocatable()).unwrap_err().reason, "OutOfpods");
         admission.release("a");
         assert_eq!(admission.admit(&asking("d", "600m"), None, &allocatable()), Ok(()));
+    }
+
+    #[test]
+    fn kernel_parameters() {
+        for (name, expected) in [("kernel.shm_rmid_forced", None), ("kernel.msgmax", Some("SysctlForbidden"))]
+        {
+            let sysctls = json!([{"name": name, "value": "1"}]);
+            let pod = pod("a", json!({"containers": [], "securityContext": {"sysctls": sysctls}}));
+            let result = Admission::default().admit(&pod, None, &BTreeMap::new());
+            assert_eq!(result.err().map(|verdict| verdict.reason).as_deref(), expected, "{name}");
+        }
     }
 
     #[test]

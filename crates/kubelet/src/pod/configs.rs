@@ -9,7 +9,7 @@ use k8s_cri::v1 as pb;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 
 use super::security::{self, ImageUser};
-use super::spec::{self, Kind};
+use super::spec;
 use crate::config::Config;
 use crate::expand::{expand, unknown_references};
 use crate::volume::{pod_volumes, sub_path};
@@ -26,6 +26,9 @@ pub fn sandbox_config(
     resolver: &pb::DnsConfig,
     cgroup_parent: Option<String>,
 ) -> Result<pb::PodSandboxConfig, String> {
+    if pod.spec.as_ref().and_then(|spec| spec.host_users) == Some(false) {
+        return Err("user namespaces are not supported by this kubelet".to_owned());
+    }
     let (namespace, name, uid) = (spec::namespace(pod), spec::name(pod), spec::uid(pod));
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let sysctls = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
@@ -94,8 +97,6 @@ pub struct ContainerInputs<'a> {
     pub config: &'a Config,
     /// Pod.
     pub pod: &'a Pod,
-    /// Its part.
-    pub kind: Kind,
     /// Spec.
     pub container: &'a Container,
     /// Restarts before this one.

@@ -84,8 +84,9 @@ impl Manager {
         match entries.get(uid) {
             Some(entry) => {
                 entry.desired.send_if_modified(|desired| {
+                    let matters = matters(&desired.pod, pod);
                     desired.pod = pod.clone();
-                    true
+                    matters
                 });
             }
             None => {
@@ -108,10 +109,21 @@ impl Manager {
         }
         let node = self.host.node.list().first().cloned();
         let mut admission = lock(&self.admission);
-        let refused = admission.admit(pod, node.as_deref(), &self.allocatable()).err()?;
+        let refused = admission.admit(pod, node.as_deref(), &self.allocatable()).err();
+        if let Err(error) = self.host.cgroups.weigh_burstable(admission.burstable_cpu_milli()) {
+            tracing::debug!(%error, "weight of burstable pods");
+        }
+        let refused = refused?;
         let message = refused.message.trim_start_matches("Pod was rejected: ").to_owned();
         self.host.pod_event(pod, "Warning", &refused.reason, message);
         Some(refused)
+    }
+
+    /// Ends a pod for the kubelet's own reasons.
+    pub fn evict(&self, uid: &str, verdict: Verdict) {
+        if let Some(entry) = lock(&self.entries).get(uid) {
+            entry.desired.send_modify(|desired| desired.verdict = Some(verdict));
+        }
     }
 
     fn allocatable(&self) -> Allocatable {
@@ -262,6 +274,24 @@ impl Manager {
             before = now;
         }
     }
+}
+
+/// Whether a worker has to look at the new object: its own status patches come back as changes too.
+fn matters(old: &Pod, new: &Pod) -> bool {
+    let gates = |pod: &Pod| {
+        let gated = pod.spec.as_ref().is_some_and(|spec| spec.readiness_gates.is_some());
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
+        if gated { conditions } else { None }
+    };
+    let meta = |pod: &Pod| {
+        let meta = &pod.metadata;
+        let ending = (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds);
+        (meta.labels.clone(), meta.annotations.clone(), ending)
+    };
+    old.spec != new.spec
+        || meta(old) != meta(new)
+        || spec::is_terminal(old) != spec::is_terminal(new)
+        || gates(old) != gates(new)
 }
 
 /// What is known of a pod that only the runtime knows.

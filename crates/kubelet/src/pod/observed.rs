@@ -73,8 +73,6 @@ pub struct Container {
     pub user: Option<(i64, i64, Vec<i64>)>,
     /// Termination message: path inside, file outside, policy.
     pub termination: Option<Termination>,
-    /// Mount points and their sources.
-    pub mounts: Vec<pb::Mount>,
 }
 
 /// Where a termination message comes from.
@@ -186,7 +184,6 @@ fn container(status: pb::ContainerStatus, sandbox: String) -> Container {
         message: status.message,
         image_ref: status.image_ref,
         log_path: status.log_path,
-        mounts: status.mounts,
     }
 }
 

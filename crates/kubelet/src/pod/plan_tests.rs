@@ -46,7 +46,6 @@ fn container(name: &str, state: State, restarts: i32, exit_code: i32) -> Contain
         log_path: String::new(),
         user: None,
         termination: None,
-        mounts: Vec::new(),
     }
 }
 

@@ -130,6 +130,7 @@ impl Worker {
             tell("Normal", "Pulling", format!("Pulling image \"{shown}\""));
             let auths = credentials(&host.config.client, &pod, &image).await;
             let pulled = host.puller.pull(&image, auths, sandbox).await;
+            host.node_changed.notify_one();
             {
                 let mut memory = memory.lock();
                 let memory = memory.of(&name);
@@ -179,7 +180,6 @@ impl Worker {
         let inputs = ContainerInputs {
             config: &self.host.config,
             pod: &self.pod,
-            kind,
             container,
             restart_count,
             image_ref: &image.id,

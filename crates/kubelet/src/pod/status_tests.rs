@@ -33,7 +33,6 @@ fn seen(name: &str, state: State, exit_code: i32, restarts: i32) -> Container {
         log_path: String::new(),
         user: None,
         termination: None,
-        mounts: Vec::new(),
     }
 }
 
