@@ -66,10 +66,10 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct ClusterArgs {
     /// Name of the cluster: everything that it puts on this host carries it, so several can live side by side.
-    #[arg(long, default_value = "corten", value_parser = cluster_name)]
+    #[arg(long, global = true, default_value = "corten", value_parser = cluster_name)]
     pub name: String,
     /// Where everything is kept [default: /var/lib/NAME].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
 

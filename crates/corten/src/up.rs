@@ -230,13 +230,13 @@ impl Cluster {
             insecure_registries: node.insecure_registry.clone(),
         })
         .context("image store")?;
-        let program = std::env::current_exe().context("where is this program")?;
         let config = RuntimeConfig {
             cluster_name: name.clone(),
             node_dir: self.layout.node(),
             socket: self.layout.cri_socket(),
             cgroup_root: format!("/{name}"),
-            shim_command: vec![program.to_string_lossy().into_owned(), "shim".to_owned()],
+            // The running program itself, even when its file was replaced by a newer one meanwhile.
+            shim_command: vec!["/proc/self/exe".to_owned(), "shim".to_owned()],
             network,
             images,
         };
