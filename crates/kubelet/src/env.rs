@@ -103,7 +103,7 @@ impl Env<'_> {
     fn take_one(&mut self, var: &EnvVar) -> Result<(), String> {
         let value = match (&var.value, &var.value_from) {
             (Some(value), _) if !value.is_empty() => Some(expand(value, |name| self.lookup(name))),
-            (_, Some(source)) => self.from_source(source)?,
+            (_, Some(source)) => self.sourced(source)?,
             _ => Some(String::new()),
         };
         if let Some(value) = value {
@@ -112,7 +112,7 @@ impl Env<'_> {
         Ok(())
     }
 
-    fn from_source(&self, source: &EnvVarSource) -> Result<Option<String>, String> {
+    fn sourced(&self, source: &EnvVarSource) -> Result<Option<String>, String> {
         if let Some(wanted) = &source.field_ref {
             return fields::field(self.pod, &wanted.field_path, self.around).map(Some);
         }

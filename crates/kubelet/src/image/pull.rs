@@ -14,7 +14,7 @@ use crate::cri::{Cri, CriError};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Need {
     /// It is there.
-    Present(Image),
+    Present(Box<Image>),
     /// It has to be pulled, under this name.
     Pull(String),
     /// It cannot be had: upstream's reason and message.
@@ -75,7 +75,7 @@ impl Puller {
             return Need::Pull(name);
         }
         match self.cri.image(&name).await {
-            Ok(Some(image)) => Need::Present(image),
+            Ok(Some(image)) => Need::Present(Box::new(image)),
             Ok(None) if policy == "Never" => {
                 let message = format!("Container image \"{shown}\" is not present with pull policy of Never");
                 Need::Impossible("ErrImageNeverPull", message)

@@ -17,8 +17,10 @@ use crate::dns;
 use crate::logs::rotate;
 use crate::volume::pod_volumes::PodVolumes;
 
-/// Pause before volumes are tried again.
-const VOLUME_RETRY: Duration = Duration::from_secs(2);
+/// First pause before volumes are tried again; it doubles.
+const VOLUME_RETRY: Duration = Duration::from_millis(500);
+/// Doublings of that pause (upstream ends at about two minutes).
+const VOLUME_DOUBLINGS: u32 = 8;
 /// First pause before a sandbox is tried again; it doubles.
 const SANDBOX_RETRY: Duration = Duration::from_secs(1);
 /// Doublings of that pause.
@@ -43,6 +45,7 @@ impl Worker {
                 }
                 Flow::Again
             }
+            Step::TakeDown => self.take_down(),
             Step::Cleanup => self.cleanup(observed).await,
         }
     }
@@ -61,12 +64,14 @@ impl Worker {
         let (set_up, made) = tokio::join!(set_up, make);
         let mut memory = self.memory.lock();
         match set_up {
-            Ok(()) => memory.volumes = Volumes::Ready,
+            Ok(()) => (memory.volumes, memory.volume_failures) = (Volumes::Ready, 0),
             Err(error) => {
-                let was_ready = !observed.containers.is_empty();
                 self.host.pod_event(&self.pod, "Warning", "FailedMount", error.to_string());
-                memory.volumes =
-                    if was_ready { Volumes::Ready } else { Volumes::Failed(add(now, VOLUME_RETRY)) };
+                let pause = VOLUME_RETRY * (1 << memory.volume_failures.min(VOLUME_DOUBLINGS));
+                memory.volume_failures = memory.volume_failures.saturating_add(1);
+                // what runs keeps the volumes that it has
+                let runs = !observed.containers.is_empty();
+                memory.volumes = if runs { Volumes::Ready } else { Volumes::Failed(add(now, pause)) };
             }
         }
         match made {
@@ -130,6 +135,20 @@ impl Worker {
             if let Some(termination) = container.termination.as_ref().filter(|t| !t.file.is_empty()) {
                 let _ = fs::remove_file(&termination.file);
             }
+        }
+        Flow::Again
+    }
+
+    fn take_down(&self) -> Flow {
+        self.memory.lock().volumes = Volumes::Gone;
+        let volumes = PodVolumes::take_down(&self.host, &self.uid).map_err(|error| error.to_string());
+        let cgroup = self.host.cgroups.remove(&self.pod).map_err(|error| error.to_string());
+        if let Err(error) = volumes.and(cgroup) {
+            tracing::warn!(
+                pod = spec::describe(&self.pod),
+                error,
+                "volumes of an ended pod stay until it is deleted"
+            );
         }
         Flow::Again
     }

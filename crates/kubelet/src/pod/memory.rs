@@ -99,6 +99,8 @@ pub enum Volumes {
     Failed(Timestamp),
     /// In place.
     Ready,
+    /// Taken down: the pod has ended.
+    Gone,
 }
 
 /// Memory of a pod.
@@ -110,6 +112,8 @@ pub struct Memory {
     pub volumes: Volumes,
     /// The pod's addresses.
     pub ips: Vec<String>,
+    /// Set-ups of volumes that failed in a row.
+    pub volume_failures: u32,
     /// When to try the sandbox again.
     pub sandbox_retry: Option<Timestamp>,
     /// Sandboxes that failed in a row.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use k8s_cri::v1 as pb;
 
@@ -99,17 +100,15 @@ impl Observed {
         let of_pod: HashMap<_, _> = [(labels::POD_UID.to_owned(), uid.to_owned())].into();
         let (sandboxes, containers) =
             tokio::try_join!(cri.sandboxes(of_pod.clone()), cri.containers(of_pod.clone()))?;
-        let mut observed = Self::default();
-        for listed in sandboxes {
-            if let Some(status) = cri.sandbox_status(&listed.id).await? {
-                observed.sandboxes.push(sandbox(status));
-            }
-        }
-        for listed in containers {
-            if let Some(status) = cri.container_status(&listed.id).await? {
-                observed.containers.push(container(status, listed.pod_sandbox_id));
-            }
-        }
+        let boxes = try_join_all(sandboxes.iter().map(|listed| cri.sandbox_status(&listed.id)));
+        let statuses = try_join_all(containers.iter().map(|listed| cri.container_status(&listed.id)));
+        let (boxes, statuses) = tokio::try_join!(boxes, statuses)?;
+        let of_sandbox = containers.into_iter().map(|listed| listed.pod_sandbox_id);
+        let statuses = statuses.into_iter().zip(of_sandbox);
+        let mut observed = Self {
+            sandboxes: boxes.into_iter().flatten().map(sandbox).collect(),
+            containers: statuses.filter_map(|(status, of)| Some(container(status?, of))).collect(),
+        };
         observed.sort();
         Ok(observed)
     }

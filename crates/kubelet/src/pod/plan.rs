@@ -103,6 +103,8 @@ pub enum Step {
         /// CRI id.
         id: String,
     },
+    /// Everything has ended: take the volumes down, keep what describes the end.
+    TakeDown,
     /// Everything has ended and the pod is deleted: remove what is left of it.
     Cleanup,
 }
@@ -182,6 +184,8 @@ impl Planner<'_> {
         self.plan.ended = self.plan.steps.is_empty();
         if self.plan.ended && cleanup {
             self.plan.steps.push(Step::Cleanup);
+        } else if self.plan.ended && self.s.memory.volumes != Volumes::Gone {
+            self.plan.steps.push(Step::TakeDown);
         }
     }
 
@@ -248,7 +252,7 @@ impl Planner<'_> {
         let wants_sandbox = sandbox.is_none() && self.due(self.s.memory.sandbox_retry);
         let wants_volumes = match self.s.memory.volumes {
             Volumes::Ready => false,
-            Volumes::Wanted => true,
+            Volumes::Wanted | Volumes::Gone => true,
             Volumes::Failed(retry) => self.due(Some(retry)),
         };
         if wants_sandbox || wants_volumes {

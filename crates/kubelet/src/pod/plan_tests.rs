@@ -79,6 +79,7 @@ fn short(plan: &Plan) -> Vec<String> {
         Step::Kill { name, grace, .. } => format!("kill {name} {grace}"),
         Step::Remove { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
+        Step::TakeDown => "take down".to_owned(),
         Step::Cleanup => "cleanup".to_owned(),
     };
     plan.steps.iter().map(step).collect()
@@ -207,8 +208,11 @@ fn deletion_in_order() {
     stopped.sandboxes[0].ready = false;
     let last = plan(&pod, &stopped, &memory, Some(&stop));
     assert_eq!((short(&last), last.ended), (vec!["cleanup".to_owned()], true));
-    let evicted = plan(&pod, &stopped, &memory, Some(&Stop::Ended { grace: 0 }));
-    assert_eq!((evicted.steps, evicted.ended), (vec![], true), "kept until it is deleted");
+    let evicted = Stop::Ended { grace: 0 };
+    assert_eq!(short(&plan(&pod, &stopped, &memory, Some(&evicted))), ["take down"]);
+    memory.volumes = Volumes::Gone;
+    let kept = plan(&pod, &stopped, &memory, Some(&evicted));
+    assert_eq!((kept.steps, kept.ended), (vec![], true), "kept until it is deleted");
 }
 
 #[test]

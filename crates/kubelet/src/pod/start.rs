@@ -107,7 +107,7 @@ impl Worker {
                     "Container image \"{shown}\" already present on machine and can be accessed by the pod"
                 );
                 self.host.container_event(&self.pod, kind, &container.name, ("Normal", "Pulled"), message);
-                Ok(Some(image))
+                Ok(Some(*image))
             }
             Need::Impossible(reason, message) => Err(Failure { reason, message }),
             Need::Pull(image) => {
@@ -192,7 +192,7 @@ impl Worker {
         let sandbox_config = self.sandbox_config(sandbox.attempt).map_err(config_error())?;
         self.make_log_dir(&sandbox_config.log_directory, &container.name).map_err(config_error())?;
         let cri = &self.host.cri;
-        let id = cri.create_container(&sandbox.id, config, sandbox_config).await;
+        let id = Box::pin(cri.create_container(&sandbox.id, config, sandbox_config)).await;
         let id = id.map_err(|error| failure("CreateContainerError")(error.message))?;
         self.host.container_event(
             &self.pod,

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::memory::{Memory, Volumes};
 use super::observed::{Observed, State};
-use super::plan::{Plan, Situation, Stop, plan_pod};
+use super::plan::{Plan, Situation, Step, Stop, plan_pod};
 use super::publish::Publisher;
 use super::spec;
 use super::status::{Sources, Verdict, pod_status};
@@ -106,7 +106,7 @@ impl Worker {
         let stop = self.host.stop.clone();
         loop {
             let flow = tokio::select! {
-                flow = self.sync() => flow,
+                flow = Box::pin(self.sync()) => flow,
                 () = stop.cancelled() => return,
             };
             match flow {
@@ -126,7 +126,7 @@ impl Worker {
 
     async fn sync(&mut self) -> Flow {
         self.take_changes();
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let observed = match self.observe().await {
                 Ok(observed) => observed,
                 Err(error) => {
@@ -143,13 +143,18 @@ impl Worker {
                 plan_pod(&Situation { pod, observed: &observed, memory: &memory, stop, now })
             };
             self.tell(&plan);
-            self.publish(&observed, &plan, stop.is_some(), now);
+            // a start that follows at once changes the status again: one patch is enough
+            let starting = plan.steps.iter().all(|step| matches!(step, Step::Start { .. }));
+            if round == 0 || plan.steps.is_empty() || !starting {
+                self.publish(&observed, &plan, stop.is_some(), now);
+            }
             if plan.steps.is_empty() {
                 let times = [plan.wake, deadline, self.token_renewal(now)];
                 return Flow::Sleep(times.into_iter().flatten().min());
             }
             for step in plan.steps {
-                match self.execute(step, &observed).await {
+                // on the heap: a sleeping worker shall be small
+                match Box::pin(self.execute(step, &observed)).await {
                     Flow::Again => {}
                     other => return other,
                 }

@@ -128,10 +128,10 @@ impl PodVolumes {
             return Ok(());
         }
         fs::create_dir_all(target)?;
-        if let Err(error) = self.host.mounts.tmpfs(target, 0, 0o755) {
+        if let Err(error) = self.host.mounts.tmpfs(target, 0, 0o1777) {
             tracing::warn!(target = %target.display(), %error, "volume is not in memory");
         }
-        fs::set_permissions(target, fs::Permissions::from_mode(0o755))
+        fs::set_permissions(target, fs::Permissions::from_mode(0o1777))
     }
 
     async fn payload(
@@ -220,6 +220,16 @@ impl PodVolumes {
             return Ok([(wanted.path.clone(), token_file(pod, token, mode))].into());
         }
         Err("projected volume has a source that this kubelet does not know".to_owned())
+    }
+
+    /// Unmounts and removes the volumes of the pod with `uid`; its last words stay.
+    pub fn take_down(host: &Host, uid: &str) -> io::Result<()> {
+        let dir = host.config.pod_dir(uid).join("volumes");
+        if !dir.exists() {
+            return Ok(());
+        }
+        host.mounts.unmount_below(&dir).map_err(io::Error::other)?;
+        fs::remove_dir_all(dir)
     }
 
     /// Unmounts and removes everything of the pod with `uid`.
