@@ -674,3 +674,12 @@ async fn parallel_patches_all_go_through() {
     let data = server.ask("GET", &format!("{MAPS}/m"), "").await.json()["data"].as_object().unwrap().len();
     assert_eq!(data, 9);
 }
+
+#[tokio::test]
+async fn a_new_object_shows_the_counters_that_go_always_writes() {
+    let server = TestServer::start().await;
+    let rc = r#"{"kind":"ReplicationController","apiVersion":"v1","metadata":{"name":"r"},"spec":{"template":
+        {"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}},"status":{"replicas":9}}"#;
+    let made = server.ask("POST", "/api/v1/namespaces/default/replicationcontrollers", rc).await.json();
+    assert_eq!(made["status"], serde_json::json!({"replicas": 0}));
+}

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use corten_api::kind::{Context, Subresource};
+use corten_api::kind::{Context, Kind, Subresource};
+use corten_api::schema::{self, Mode};
 use corten_api::{Result, Status, Value, meta as rules};
 use corten_store::{Entry, LeaseId, StoreError, Txn};
 use http::{Request, Response};
@@ -261,12 +262,15 @@ impl<'a> Write<'a> {
                 meta::metadata(object).set("name", meta::generated(&base));
             }
         }
-        // Kubelets bring their node's first status along; every other kind begins without.
-        if meta::has_status(kind) && kind.kind != "Node" {
+        let resets = meta::has_status(kind) && !kind.keeps_status_on_create;
+        if resets {
             object.object_at_mut(&[]).remove("status");
         }
         if let Some(prepare) = kind.hooks.prepare_create {
             prepare(object, &self.context());
+        }
+        if resets {
+            zero_status(object, kind);
         }
         Ok(())
     }
@@ -416,4 +420,16 @@ impl From<&Arc<Entry>> for Written {
     fn from(entry: &Arc<Entry>) -> Self {
         Written { bytes: entry.value.clone(), revision: entry.mod_revision, created: false }
     }
+}
+
+/// A status shows the counters that Go always writes: `replicas: 0`, `loadBalancer: {}`.
+fn zero_status(object: &mut Value, kind: &Kind) {
+    let Some(schema) = schema::message(&kind.storage_version().message) else { return };
+    let Some(of_status) = schema.field("status") else { return };
+    let status = object.object_at_mut(&[]).entry("status");
+    if status.is_null() {
+        *status = Value::object();
+    }
+    // What the hook wrote fits its own schema.
+    let _ = schema::conform(status, of_status.schema(), Mode::READ);
 }

@@ -180,7 +180,7 @@ fn validate_service(service: &Value, old: Option<&Value>, cx: &Context<'_>) -> V
     cluster_ips(&mut errors, spec, &path);
     for (i, ip) in items(spec, "externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
-        endpoint_ip(&mut errors, ip, &path.child("externalIPs").index(i));
+        endpoint_ip(&mut errors, ip, false, &path.child("externalIPs").index(i));
     }
     let kinds = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
     one_of(&mut errors, kind, kinds, &path.child("type"));
@@ -358,8 +358,14 @@ fn traffic(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     one_of_given(errors, spec, "trafficDistribution", spread, path);
 }
 
-/// An address that traffic may be sent to.
-fn endpoint_ip(errors: &mut Errors, address: &str, path: &Path<'_>) {
+/// The API server's own Service: on a single machine it may listen on the loopback address only.
+fn is_own_service(object: &Value) -> bool {
+    object.str_at(&["metadata", "namespace"]) == "default"
+        && object.str_at(&["metadata", "name"]) == "kubernetes"
+}
+
+/// An address that traffic may be sent to. Loopback is for the API server itself (`own`).
+fn endpoint_ip(errors: &mut Errors, address: &str, own: bool, path: &Path<'_>) {
     let wrong = rules::ip_address(address);
     let Ok(ip) = address.parse::<std::net::IpAddr>() else {
         return invalid_each(errors, path, address, wrong);
@@ -367,7 +373,7 @@ fn endpoint_ip(errors: &mut Errors, address: &str, path: &Path<'_>) {
     let v4 = |of: fn(&std::net::Ipv4Addr) -> bool| matches!(&ip, std::net::IpAddr::V4(ip) if of(ip));
     let checks = [
         (ip.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
-        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (ip.is_loopback() && !own, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         (
             v4(std::net::Ipv4Addr::is_link_local),
             "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
@@ -393,7 +399,7 @@ fn default_endpoints(endpoints: &mut Value) {
 
 fn validate_endpoints(endpoints: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
-    let list = Path::root("subsets");
+    let (list, own) = (Path::root("subsets"), is_own_service(endpoints));
     for (i, subset) in items(endpoints, "subsets").iter().enumerate() {
         let path = list.index(i);
         let (ready, waiting) = (items(subset, "addresses"), items(subset, "notReadyAddresses"));
@@ -404,7 +410,7 @@ fn validate_endpoints(endpoints: &Value, _old: Option<&Value>, _cx: &Context<'_>
             for (j, address) in addresses.iter().enumerate() {
                 let path = path.child(field);
                 let path = path.index(j);
-                endpoint_ip(&mut errors, text(address, "ip"), &path.child("ip"));
+                endpoint_ip(&mut errors, text(address, "ip"), own, &path.child("ip"));
                 let host = text(address, "hostname");
                 if !host.is_empty() {
                     invalid_each(&mut errors, &path.child("hostname"), host, rules::dns_label(host));
@@ -438,7 +444,7 @@ fn default_slice(slice: &mut Value) {
 
 fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
-    let kind = text(slice, "addressType");
+    let (kind, own) = (text(slice, "addressType"), is_own_service(slice));
     one_of(&mut errors, kind, &["FQDN", "IPv4", "IPv6"], &Path::root("addressType"));
     let endpoints = items(slice, "endpoints");
     if endpoints.len() > ENDPOINTS_MAX {
@@ -446,7 +452,7 @@ fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
     }
     for (i, endpoint) in endpoints.iter().enumerate() {
         let list = Path::root("endpoints");
-        slice_endpoint(&mut errors, endpoint, kind, &list.index(i));
+        slice_endpoint(&mut errors, endpoint, (kind, own), &list.index(i));
     }
     slice_ports(&mut errors, items(slice, "ports"), &Path::root("ports"));
     if old.is_some_and(|old| text(old, "addressType") != kind) {
@@ -455,7 +461,7 @@ fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
     errors
 }
 
-fn slice_endpoint(errors: &mut Errors, endpoint: &Value, kind: &str, path: &Path<'_>) {
+fn slice_endpoint(errors: &mut Errors, endpoint: &Value, (kind, own): (&str, bool), path: &Path<'_>) {
     let (addresses, list) = (items(endpoint, "addresses"), path.child("addresses"));
     if addresses.is_empty() {
         errors.push(Error::required(&list, "must contain at least 1 address"));
@@ -472,7 +478,7 @@ fn slice_endpoint(errors: &mut Errors, endpoint: &Value, kind: &str, path: &Path
             "IPv6" if !address.contains(':') => {
                 errors.push(Error::invalid(&list.index(i), address, "must be an IPv6 address"));
             }
-            _ => endpoint_ip(errors, address, &list.index(i)),
+            _ => endpoint_ip(errors, address, own, &list.index(i)),
         }
     }
     if let Some(node) = given(endpoint, "nodeName").and_then(Value::as_str) {
@@ -570,6 +576,14 @@ mod tests {
         );
         update_service(&mut new, &old, &CONTEXT);
         assert_eq!(new, tree("{spec: {type: ClusterIP, ports: [{port: 80}]}}"));
+    }
+
+    #[test]
+    fn the_api_server_may_be_on_loopback() {
+        let yaml =
+            "{metadata: {namespace: default, name: kubernetes}, subsets: [{addresses: [{ip: 127.0.0.1}]}]}";
+        assert_eq!(create_errors("", "Endpoints", yaml), Vec::<String>::new());
+        assert_eq!(create_errors("", "Endpoints", &yaml.replace("kubernetes", "other")).len(), 1);
     }
 
     #[test]
