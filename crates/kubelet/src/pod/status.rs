@@ -80,10 +80,19 @@ pub fn pod_status(sources: &Sources<'_>) -> PodStatus {
     };
     status.conditions = Some(conditions(sources, &phase, &init, &main, &status));
     status.phase = Some(phase);
+    if refused(sources, &main) {
+        return status;
+    }
     status.init_container_statuses = (!init.is_empty()).then_some(init);
     status.container_statuses = Some(main);
     status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status
+}
+
+/// A pod that was refused before anything ran says so, and nothing about its containers.
+fn refused(sources: &Sources<'_>, main: &[ContainerStatus]) -> bool {
+    let never_ran = main.iter().all(|status| status.container_id.is_none());
+    sources.verdict.is_some() && never_ran && sources.observed.containers.is_empty()
 }
 
 fn whole_seconds(at: Timestamp) -> Timestamp {

@@ -43,6 +43,7 @@ struct Case {
     waiting: BTreeMap<String, Waiting>,
     stopping: bool,
     ended: bool,
+    verdict: Option<Verdict>,
 }
 
 impl Case {
@@ -61,7 +62,15 @@ impl Case {
             memory.of(&c.name).health =
                 Some(Health { id: c.id.clone(), started: true, ready: true, failed: None });
         }
-        Self { pod: pod(spec), observed, memory, waiting: BTreeMap::new(), stopping: false, ended: false }
+        Self {
+            pod: pod(spec),
+            observed,
+            memory,
+            waiting: BTreeMap::new(),
+            stopping: false,
+            ended: false,
+            verdict: None,
+        }
     }
 
     fn status(&self) -> PodStatus {
@@ -73,7 +82,7 @@ impl Case {
             waiting: &self.waiting,
             stopping: self.stopping,
             ended: self.ended,
-            verdict: None,
+            verdict: self.verdict.as_ref(),
             host_ips: &["192.168.0.1".to_owned()],
             runtime_name: "corten",
             now: at(9),
@@ -204,4 +213,15 @@ fn terminal_phases_never_change() {
     case.pod.status = Some(serde_json::from_value(json!({"phase": "Failed", "reason": "Evicted"})).unwrap());
     let status = case.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+}
+
+#[test]
+fn a_refused_pod_says_nothing_of_its_containers() {
+    let mut case = Case::new(two(), vec![]);
+    case.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into() });
+    let status = case.status();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+    assert_eq!(status.container_statuses, None);
+    case.observed.containers.push(seen("a", State::Exited, 137, 0));
+    assert!(case.status().container_statuses.is_some(), "one that ran shows how it ended");
 }

@@ -24,6 +24,9 @@ use crate::volume::pod_volumes::{self, PodVolumes};
 
 /// Plans carried out without a pause; after that other workers get their turn.
 const MAX_ROUNDS: usize = 32;
+/// Grace period of a pod that was removed from the API by force: nobody waits for it any more, and its place
+/// may already be taken.
+const GONE_GRACE: i64 = 2;
 /// Pause after the runtime failed to answer.
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 
@@ -231,7 +234,10 @@ impl Worker {
 
     fn stop_reason(&self) -> Option<Stop> {
         let grace = spec::grace_period(&self.pod);
-        if self.desired.borrow().gone || self.pod.metadata.deletion_timestamp.is_some() {
+        if self.desired.borrow().gone {
+            return Some(Stop::Deleted { grace: grace.min(GONE_GRACE) });
+        }
+        if self.pod.metadata.deletion_timestamp.is_some() {
             return Some(Stop::Deleted { grace });
         }
         if self.verdict.is_some() || spec::is_terminal(&self.pod) {
