@@ -1,6 +1,7 @@
 //! How create, update and patch make the object that they want; everything after that is the same for all of them.
 
 use bytes::Bytes;
+use corten_api::field::{Error, Path};
 use corten_api::{Result, Status, Value};
 use corten_store::Entry;
 
@@ -93,6 +94,13 @@ impl Patch {
         Ok(Patch { kind, value, strictness, findings })
     }
 
+    /// 422 for a patch that brings unknown fields or names one twice.
+    pub fn refused(&self, error: String) -> Box<Status> {
+        let text = corten_api::json::to_string(&self.value);
+        let error = Error::invalid(&Path::root("patch"), text.as_str(), error);
+        Status::invalid("", "", "", &[error])
+    }
+
     fn candidate(&self, call: &Call, live: Option<&Live>) -> Result<Value> {
         if self.kind == PatchType::Apply {
             return crate::patching::apply(call, self, live);
@@ -100,6 +108,7 @@ impl Patch {
         let live = live.ok_or_else(|| call.not_found())?;
         let mut value = call.edge().out(live.tree.clone());
         crate::patching::change(call, self, &mut value)?;
-        decode::typed(call, self.strictness, Parsed { value, findings: self.findings.clone() })
+        let parsed = Parsed { value, findings: self.findings.clone() };
+        decode::typed(call, self.strictness, parsed, |error| self.refused(error))
     }
 }

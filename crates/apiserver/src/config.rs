@@ -73,7 +73,7 @@ pub struct Config {
     pub service_cidr: Ipv4Net,
     /// Node ports of Services.
     pub node_ports: RangeInclusive<u16>,
-    /// The address behind the `kubernetes` Service.
+    /// The address behind the `kubernetes` Service, which should be reachable from pods.
     pub advertise_address: IpAddr,
     /// The port behind the `kubernetes` Service.
     pub advertise_port: u16,

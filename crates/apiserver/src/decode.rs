@@ -37,8 +37,13 @@ impl Strictness {
         }
     }
 
-    /// Deals with the findings. `of` is the kind in messages.
-    pub fn judge(self, call: &Call, of: (&str, &str), findings: Vec<String>) -> Result<()> {
+    /// Deals with the findings. `refuse` makes the answer to strict clients of what was found.
+    pub fn judge(
+        self,
+        call: &Call,
+        findings: Vec<String>,
+        refuse: impl FnOnce(String) -> Box<Status>,
+    ) -> Result<()> {
         if findings.is_empty() {
             return Ok(());
         }
@@ -46,8 +51,7 @@ impl Strictness {
             Strictness::Ignore => {}
             Strictness::Warn => findings.into_iter().for_each(|f| call.warn(f)),
             Strictness::Strict => {
-                let error = format!("strict decoding error: {}", findings.join(", "));
-                return Err(schema::cannot_handle(of.0, of.1, of.1, error));
+                return Err(refuse(format!("strict decoding error: {}", findings.join(", "))));
             }
         }
         Ok(())
@@ -100,11 +104,17 @@ pub(crate) fn object(call: &Call, body: &Bytes) -> Result<Value> {
     let strictness = Strictness::of_call(call)?;
     let mut parsed = parse(Format::of_body(&call.content_type)?, body)?;
     expect_kind(&mut parsed.value, &call.api_version(), &call.kind.kind)?;
-    typed(call, strictness, parsed)
+    let (version, kind) = (call.info.version.as_str(), call.kind.kind.as_ref());
+    typed(call, strictness, parsed, |error| schema::cannot_handle(version, kind, kind, error))
 }
 
 /// The second half of decoding, for trees that patches made too: types, unknown fields, defaults, storage version.
-pub(crate) fn typed(call: &Call, strictness: Strictness, parsed: Parsed) -> Result<Value> {
+pub(crate) fn typed(
+    call: &Call,
+    strictness: Strictness,
+    parsed: Parsed,
+    refuse: impl FnOnce(String) -> Box<Status>,
+) -> Result<Value> {
     let Parsed { mut value, mut findings } = parsed;
     let of = (call.info.version.as_str(), call.kind.kind.as_ref());
     if let Some(schema) = schema_of(&call.kind, call.version()) {
@@ -112,7 +122,7 @@ pub(crate) fn typed(call: &Call, strictness: Strictness, parsed: Parsed) -> Resu
             .map_err(|e| schema::cannot_handle(of.0, of.1, of.1, e))?;
         findings.extend(found.messages());
     }
-    strictness.judge(call, of, findings)?;
+    strictness.judge(call, findings, refuse)?;
     if let Some(default) = call.kind.hooks.default {
         default(&mut value);
     }
@@ -137,7 +147,8 @@ pub(crate) fn other(call: &Call, body: &Bytes, of: (&str, &str, &str)) -> Result
             .map_err(|e| schema::cannot_handle(version, kind, kind, e))?;
         parsed.findings.extend(found.messages());
     }
-    Strictness::of_call(call)?.judge(call, (version, kind), parsed.findings)?;
+    Strictness::of_call(call)?
+        .judge(call, parsed.findings, |error| schema::cannot_handle(version, kind, kind, error))?;
     Ok(parsed.value)
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use corten_api::field::{Error, Path};
-use corten_api::kind::{Grace, Subresource};
+use corten_api::kind::{Grace, Scope, Subresource};
 use corten_api::{Object, Result, Status, Value, time};
 use corten_store::{Entry, StoreError, Txn};
+use futures::future::BoxFuture;
 use http::{Request, Response};
 
 use crate::admission::{self, Operation};
@@ -19,6 +20,8 @@ use crate::{ApiServer, decode, encode, meta, stored};
 
 /// Tries against others who change the object.
 const MAX_TRIES: usize = 12;
+/// A collection goes with so many deletions at once; the store commits them together.
+const PARALLEL: usize = 32;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// Kinds whose DELETE answers with the object, not with a Status, when it is gone.
@@ -204,13 +207,12 @@ pub(crate) async fn collection(
     let options = DeleteOptions::read(call, &body)?;
     let selection = Selection::of_call(call)?;
     let page = ListOptions::parse(call)?.read(server, call, &selection).await?;
-    for entry in &page.entries {
-        let name = entry.key.rsplit('/').next().unwrap_or_default();
-        match Box::pin(remove(server, call, name, &options)).await {
-            Ok(_) => {}
-            Err(status) if status.code == 404 => {}
-            Err(status) => return Err(status),
+    for some in page.entries.chunks(PARALLEL) {
+        let mut removals: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(some.len());
+        for entry in some {
+            removals.push(Box::pin(one_of_many(server, call, entry, &options)));
         }
+        futures::future::try_join_all(removals).await?;
     }
     // The list is small or the client does not read it; it is what upstream answers with.
     let mut list = Object::default();
@@ -221,6 +223,24 @@ pub(crate) async fn collection(
     list.set("metadata", metadata);
     list.set("items", trees(call, &page)?);
     encode::value(call, 200, &list.into())
+}
+
+async fn one_of_many(server: &ApiServer, call: &Call, entry: &Entry, options: &DeleteOptions) -> Result<()> {
+    // In a list over all namespaces each object names its own.
+    let mut place = entry.key.rsplit('/');
+    let (name, namespace) = (place.next().unwrap_or_default(), place.next().unwrap_or_default());
+    let own;
+    let call = match call.kind.scope == Scope::Namespaced && call.info.namespace.is_empty() {
+        true => {
+            own = Call::internal(server, (&call.kind.group, &call.kind.plural), namespace, name, "")?;
+            &own
+        }
+        false => call,
+    };
+    match Box::pin(remove(server, call, name, options)).await {
+        Err(status) if status.code != 404 => Err(status),
+        _ => Ok(()),
+    }
 }
 
 fn trees(call: &Call, page: &Page) -> Result<Vec<Value>> {

@@ -80,7 +80,10 @@ pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<
     meta::agree_on_name(&mut patch, &call.info.name)?;
     meta::agree_on_namespace(&mut patch, call)?;
     let made = apply::apply_patch(live.as_ref(), &patch, &target, &manager, call.query.flag("force"))?;
-    decode::typed(call, wanted.strictness, Parsed { value: made, findings: wanted.findings.clone() })
+    let parsed = Parsed { value: made, findings: wanted.findings.clone() };
+    decode::typed(call, wanted.strictness, parsed, |error| {
+        Status::bad_request(format!("error strict decoding YAML: {error}"))
+    })
 }
 
 /// Brings `metadata.managedFields` up to date, before admission: what admission adds belongs to nobody. Apply has done it.

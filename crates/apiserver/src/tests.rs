@@ -683,3 +683,61 @@ async fn a_new_object_shows_the_counters_that_go_always_writes() {
     let made = server.ask("POST", "/api/v1/namespaces/default/replicationcontrollers", rc).await.json();
     assert_eq!(made["status"], serde_json::json!({"replicas": 0}));
 }
+
+#[tokio::test]
+async fn patches_with_unknown_fields() {
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let header = [("content-type", "application/merge-patch+json")];
+    let (path, body) = (format!("{MAPS}/m"), r#"{"foo":{"bar":1}}"#);
+    let strict = server.ask_with("PATCH", &format!("{path}?fieldValidation=Strict"), &header, body).await;
+    assert_eq!(strict.code, 422, "{}", strict.text);
+    assert!(strict.text.contains(r#"strict decoding error: unknown field \"foo\""#), "{}", strict.text);
+    let warned = server.ask_with("PATCH", &path, &header, body).await;
+    assert_eq!(
+        (warned.code, warned.headers["warning"].to_str().unwrap()),
+        (200, r#"299 - "unknown field \"foo\"""#)
+    );
+    let twice = r#"{"metadata":{"name":"t"},"data":{"a":"1"},"data":{"a":"2"}}"#;
+    let strict = server.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), twice).await;
+    assert_eq!(strict.code, 400);
+    assert!(strict.text.contains(r#"duplicate field \"data\""#), "{}", strict.text);
+}
+
+#[tokio::test]
+async fn collections_go_at_once() {
+    let server = TestServer::start().await;
+    server.ask("POST", "/api/v1/namespaces", r#"{"metadata":{"name":"other"}}"#).await;
+    for i in 0..20 {
+        server.ask("POST", MAPS, map(&format!("m{i}"), "1")).await;
+    }
+    server.ask("POST", "/api/v1/namespaces/other/configmaps", map("m", "1")).await;
+    let gone = server.ask("DELETE", &format!("{MAPS}?labelSelector=l%3D1"), "").await;
+    assert_eq!((gone.code, gone.json()["items"].as_array().unwrap().len()), (200, 20), "{}", gone.text);
+    let left = server.ask("GET", "/api/v1/configmaps", "").await.json();
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn forgotten_history_is_told() {
+    let server = TestServer::start().await;
+    for i in 0..5 {
+        server.ask("POST", MAPS, map(&format!("m{i}"), "1")).await;
+    }
+    let page = server.ask("GET", &format!("{MAPS}?limit=2"), "").await.json();
+    let token = page["metadata"]["continue"].as_str().unwrap().to_owned();
+    server.ask("POST", MAPS, map("late", "1")).await;
+    let store = &server.api.config().store;
+    store.compact(store.current_revision().await.unwrap()).await.unwrap();
+    let expired = server.ask("GET", &format!("{MAPS}?limit=2&continue={token}"), "").await.json();
+    assert_eq!((expired["code"].as_i64(), expired["reason"].as_str()), (Some(410), Some("Expired")));
+    let watch = server.ask("GET", &format!("{MAPS}?watch=1&resourceVersion=2"), "").await;
+    let event: serde_json::Value = serde_json::from_str(watch.text.trim()).unwrap();
+    assert_eq!(
+        (watch.code, event["type"].as_str(), event["object"]["code"].as_i64()),
+        (200, Some("ERROR"), Some(410))
+    );
+    let exact = "resourceVersion=2&resourceVersionMatch=Exact";
+    assert_eq!(server.ask("GET", &format!("{MAPS}?{exact}"), "").await.code, 410);
+    assert_eq!(server.ask("GET", &format!("{MAPS}?continue=garbage"), "").await.code, 400);
+}
