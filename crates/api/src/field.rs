@@ -43,16 +43,23 @@ impl<'a> Path<'a> {
     pub const fn key(&'a self, key: &'a str) -> Path<'a> {
         Path { parent: Some(self), step: Step::Key(key) }
     }
+
+    fn is_object(&self) -> bool {
+        self.parent.is_none() && matches!(self.step, Step::Field(""))
+    }
 }
 
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
+        // A root without a name is the object itself: left out before a field, "[]" alone.
+        let parent = self.parent.filter(|parent| !parent.is_object());
+        if let Some(parent) = parent {
             parent.fmt(f)?;
         }
         match self.step {
+            Step::Field("") if self.is_object() => f.write_str("[]"),
             Step::Field("") => Ok(()),
-            Step::Field(name) if self.parent.is_some() => write!(f, ".{name}"),
+            Step::Field(name) if parent.is_some() => write!(f, ".{name}"),
             Step::Field(name) => f.write_str(name),
             Step::Index(i) => write!(f, "[{i}]"),
             Step::Key(key) => write!(f, "[{key}]"),

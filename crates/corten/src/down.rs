@@ -28,7 +28,10 @@ pub fn down(args: &DownArgs) -> Result<()> {
         end_process(pid)?;
     }
     end_containers(name, &layout)?;
-    HostMounts.unmount_below(layout.root()).context("unmount")?;
+    // Only below what we make ourselves: the data directory may be a mount of its own.
+    for part in NODE_STATE {
+        HostMounts.unmount_below(&layout.node().join(part)).context("unmount")?;
+    }
     remove_network(name, &layout)?;
     for part in NODE_STATE {
         remove(&layout.node().join(part))?;

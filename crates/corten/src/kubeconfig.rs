@@ -30,5 +30,10 @@ pub fn write(
         "contexts": [{ "name": context, "context": { "cluster": cluster, "user": user } }],
         "current-context": context,
     });
-    pki::write(path, format!("{config:#}\n").as_bytes(), 0o600)
+    let text = format!("{config:#}\n");
+    // Nothing is written that is there already: a cluster must come back on a disk that has become full.
+    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
+    pki::write(path, text.as_bytes(), 0o600)
 }

@@ -28,8 +28,10 @@ impl PidFile {
             }
             Err((_, errno)) => return Err(errno).with_context(|| format!("cannot lock {}", path.display())),
         };
-        lock.set_len(0)?;
-        lock.write_all(std::process::id().to_string().as_bytes())?;
+        // Written over what is there, then cut: a full disk is no reason not to start.
+        let pid = std::process::id().to_string();
+        lock.write_all(pid.as_bytes())?;
+        lock.set_len(pid.len() as u64)?;
         Ok(PidFile { _lock: lock })
     }
 }
@@ -70,5 +72,9 @@ mod tests {
         assert!(PidFile::take(&path).unwrap_err().to_string().contains("running already"));
         drop(held);
         assert_eq!(running(&path).unwrap(), None);
+        std::fs::write(&path, "12345678901234567890").unwrap();
+        let held = PidFile::take(&path).unwrap();
+        assert_eq!(running(&path).unwrap(), Some(std::process::id() as i32));
+        drop(held);
     }
 }

@@ -19,8 +19,10 @@ use crate::host::Host;
 const LOOK: Duration = Duration::from_secs(10);
 /// The same while the node is not ready.
 const LOOK_UNREADY: Duration = Duration::from_millis(250);
-/// Pause after the API did not answer.
+/// Pause after the API did not answer; doubled with every further failure.
 const RETRY: Duration = Duration::from_millis(250);
+/// Doublings at most: 8 s.
+const RETRY_DOUBLINGS: u32 = 5;
 /// Percent of process ids in use from which there is pressure.
 const PIDS_FULL_PERCENT: u64 = 90;
 
@@ -103,6 +105,7 @@ impl Reporter {
 
     /// Runs until the kubelet stops.
     pub async fn run(mut self) {
+        let mut failures = 0;
         loop {
             let ready = self.health.as_ref().is_some_and(|health| health.not_ready.is_empty());
             tokio::select! {
@@ -110,11 +113,14 @@ impl Reporter {
                 () = tokio::time::sleep(if ready { LOOK } else { LOOK_UNREADY }) => {}
                 () = self.host.stop.cancelled() => return,
             }
-            if let Err(error) = self.update().await {
-                tracing::warn!(%error, "node status was not sent");
-                tokio::time::sleep(RETRY).await;
-                self.changed.notify_one();
-            }
+            let Err(error) = self.update().await else {
+                failures = 0;
+                continue;
+            };
+            tracing::warn!(%error, "node status was not sent");
+            tokio::time::sleep(RETRY * (1 << failures)).await;
+            failures = RETRY_DOUBLINGS.min(failures + 1);
+            self.changed.notify_one();
         }
     }
 
