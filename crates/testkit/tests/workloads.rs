@@ -1,0 +1,277 @@
+//! Controllers: replication controllers, replica sets, deployments and their rollouts, daemon sets, namespaces, owners.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use std::time::Duration;
+
+use corten_testkit::{Namespace, Objects, cluster, eventually, is_ready};
+use serde_json::{Value, json};
+
+fn template(app: &str, image: &str) -> Value {
+    json!({
+        "metadata": {"labels": {"app": app}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "c", "image": image,
+                "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1},
+            }],
+        },
+    })
+}
+
+fn deployment(name: &str, replicas: u32, strategy: Value) -> String {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}}, "strategy": strategy,
+            "template": template(name, "corten.local/testserver:1"),
+        },
+    })
+    .to_string()
+}
+
+fn rolled_out(ns: &Namespace<'_>, name: &str) {
+    let status = ns.kubectl(&["rollout", "status", name, "--timeout=90s"]);
+    assert!(status.success(), "{status}\n{}", ns.describe(name));
+}
+
+fn ready(pods: &Objects) -> usize {
+    pods.values().filter(|pod| is_ready(pod)).count()
+}
+
+fn image(ns: &Namespace<'_>, name: &str) -> String {
+    ns.kubectl(&["get", name, "-o", "jsonpath={.spec.template.spec.containers[0].image}"]).ok().to_owned()
+}
+
+#[test]
+fn replication_controllers_scale_and_repair() {
+    let ns = cluster().namespace("rc");
+    ns.create_from(
+        &json!({
+            "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "rc"},
+            "spec": {"replicas": 2, "template": template("rc", "corten.local/testserver:1")},
+        })
+        .to_string(),
+    );
+    ns.watch(&["pods"], "two pods", |pods| pods.len() == 2 && ready(pods) == 2);
+    ns.kubectl(&["scale", "rc", "rc", "--replicas=4"]).ok();
+    let four = ns.watch(&["pods"], "four pods", |pods| pods.len() == 4 && ready(pods) == 4);
+    ns.kubectl(&["scale", "rc", "rc", "--replicas=1"]).ok();
+    ns.watch(&["pods"], "one pod", |pods| pods.len() == 1 && ready(pods) == 1);
+    let status = &ns.get("rc/rc")["status"];
+    assert_eq!((&status["replicas"], &status["readyReplicas"]), (&json!(1), &json!(1)));
+    assert!(four.keys().all(|name| name.starts_with("rc-")));
+    ns.kubectl(&["describe", "rc", "rc"]).says("SuccessfulCreate").says("SuccessfulDelete").ok();
+    let pod = ns.kubectl(&["get", "pods", "-o", "name"]).ok().trim().to_owned();
+    ns.kubectl(&["label", &pod, "app=other", "--overwrite"]).ok();
+    ns.watch(&["pods"], "a released pod and its successor", |pods| pods.len() == 2 && ready(pods) == 2);
+    let freed = ns.get(&pod);
+    assert!(freed["metadata"]["ownerReferences"].is_null(), "released: {freed}");
+}
+
+#[test]
+fn a_rolling_update_keeps_its_bounds_at_every_moment() {
+    let ns = cluster().namespace("bounds");
+    let bounds = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}});
+    ns.create_from(&deployment("web", 4, bounds));
+    rolled_out(&ns, "deployment/web");
+    ns.kubectl(&["set", "image", "deployment/web", "c=corten.local/testserver:2"]).says("image updated").ok();
+    let (mut most, mut fewest) = (0, usize::MAX);
+    ns.watch(&["pods"], "all pods are new", |pods| {
+        let alive = pods.values().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        most = most.max(alive.clone().count());
+        fewest = fewest.min(ready(pods));
+        let new = alive.filter(|pod| pod["spec"]["containers"][0]["image"] == "corten.local/testserver:2");
+        new.filter(|pod| is_ready(pod)).count() == 4
+    });
+    assert!(most <= 5, "{most} pods at once, 4 + maxSurge 1 allowed");
+    assert!(fewest >= 3, "only {fewest} ready, 4 - maxUnavailable 1 needed");
+    rolled_out(&ns, "deployment/web");
+    let sets = ns.kubectl(&["get", "rs", "-o", "jsonpath={.items[*].spec.replicas}"]);
+    let mut counts: Vec<_> = sets.ok().split(' ').collect();
+    counts.sort();
+    assert_eq!(counts, ["0", "4"], "the old set stays for undo");
+}
+
+#[test]
+fn rollouts_have_a_history_and_can_be_undone() {
+    let ns = cluster().namespace("history");
+    ns.create_from(&deployment("web", 2, json!({"type": "RollingUpdate"})));
+    rolled_out(&ns, "deployment/web");
+    ns.kubectl(&["set", "image", "deployment/web", "c=corten.local/testserver:2"]).ok();
+    rolled_out(&ns, "deployment/web");
+    let history = ns.kubectl(&["rollout", "history", "deployment/web"]);
+    let revisions: Vec<_> =
+        history.rows().into_iter().filter_map(|row| row.first()?.parse::<u32>().ok()).collect();
+    assert_eq!(revisions, [1, 2], "{history}");
+    ns.kubectl(&["rollout", "history", "deployment/web", "--revision=1"])
+        .says("corten.local/testserver:1")
+        .ok();
+    ns.kubectl(&["rollout", "undo", "deployment/web"]).says("deployment.apps/web rolled back").ok();
+    rolled_out(&ns, "deployment/web");
+    assert_eq!(image(&ns, "deployment/web"), "corten.local/testserver:1");
+    ns.kubectl(&["rollout", "history", "deployment/web"]).says("3").ok();
+    ns.kubectl(&["rollout", "undo", "deployment/web", "--to-revision=2"]).ok();
+    rolled_out(&ns, "deployment/web");
+    assert_eq!(image(&ns, "deployment/web"), "corten.local/testserver:2");
+
+    ns.kubectl(&["rollout", "pause", "deployment/web"]).says("deployment.apps/web paused").ok();
+    ns.kubectl(&["set", "image", "deployment/web", "c=corten.local/testserver:1"]).ok();
+    ns.kubectl(&["scale", "deployment/web", "--replicas=3"]).ok();
+    ns.watch(&["pods"], "paused, yet scaled", |pods| ready(pods) == 3);
+    let images = ns.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+    assert!(!images.ok().contains("testserver:1"), "paused: no new image yet: {images}");
+    ns.kubectl(&["rollout", "resume", "deployment/web"]).says("deployment.apps/web resumed").ok();
+    rolled_out(&ns, "deployment/web");
+    let before = ns.kubectl(&["get", "pods", "-o", "name"]).ok().to_owned();
+    ns.kubectl(&["rollout", "restart", "deployment/web"]).says("deployment.apps/web restarted").ok();
+    rolled_out(&ns, "deployment/web");
+    let after = ns.watch(&["pods"], "only new pods", |pods| {
+        pods.len() == 3 && pods.keys().all(|name| !before.contains(name.as_str()))
+    });
+    assert_eq!(ready(&after), 3);
+    ns.kubectl(&["describe", "deployment", "web"])
+        .says("ScalingReplicaSet")
+        .says("NewReplicaSetAvailable")
+        .ok();
+    ns.kubectl(&["delete", "deployment", "web"]).ok();
+    ns.watch(&["rs,pods"], "sets and pods go with it", |all| all.is_empty());
+}
+
+#[test]
+fn recreate_ends_the_old_before_it_begins_the_new() {
+    let ns = cluster().namespace("recreate");
+    ns.create_from(&deployment("web", 2, json!({"type": "Recreate"})));
+    rolled_out(&ns, "deployment/web");
+    ns.kubectl(&["set", "image", "deployment/web", "c=corten.local/testserver:2"]).ok();
+    ns.watch(&["pods"], "all new", |pods| {
+        let of = |image: &str| {
+            let all = pods.values().filter(|pod| pod["spec"]["containers"][0]["image"] == image);
+            all.cloned().collect::<Vec<_>>()
+        };
+        let (old, new) = (of("corten.local/testserver:1"), of("corten.local/testserver:2"));
+        assert!(old.is_empty() || new.is_empty(), "old and new at the same time");
+        new.iter().filter(|pod| is_ready(pod)).count() == 2
+    });
+}
+
+#[test]
+fn a_stuck_rollout_says_so_and_keeps_serving() {
+    let ns = cluster().namespace("stuck");
+    ns.create_from(&deployment(
+        "web",
+        2,
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}}),
+    ));
+    rolled_out(&ns, "deployment/web");
+    ns.kubectl(&["patch", "deployment", "web", "-p", r#"{"spec":{"progressDeadlineSeconds":3}}"#]).ok();
+    ns.kubectl(&["set", "image", "deployment/web", "c=corten.local/no-such-image:1"]).ok();
+    let status = ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    status.says("exceeded its progress deadline").err();
+    assert_eq!(ns.get("deployment/web")["status"]["readyReplicas"], 2);
+    ns.kubectl(&["rollout", "undo", "deployment/web"]).ok();
+    rolled_out(&ns, "deployment/web");
+}
+
+#[test]
+fn daemon_sets_follow_node_labels() {
+    let ns = cluster().namespace("daemons");
+    let daemon = |name: &str, selector: Value| {
+        let mut template = template(name, "corten.local/testserver:1");
+        template["spec"]["nodeSelector"] = selector;
+        ns.create_from(
+            &json!({
+                "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name},
+                "spec": {"selector": {"matchLabels": {"app": name}}, "template": template},
+            })
+            .to_string(),
+        );
+    };
+    daemon("everywhere", json!({}));
+    daemon("chosen", json!({"role": "edge"}));
+    rolled_out(&ns, "daemonset/everywhere");
+    let table = ns.kubectl(&["get", "ds"]);
+    assert_eq!(
+        table.rows()[0][..7],
+        ["NAME", "DESIRED", "CURRENT", "READY", "UP-TO-DATE", "AVAILABLE", "NODE"]
+    );
+    assert_eq!(ns.get("ds/chosen")["status"]["desiredNumberScheduled"], 0);
+    cluster().kubectl(&["label", "node", "node-1", "role=edge"]).ok();
+    ns.watch(&["pods", "-l", "app=chosen"], "the label brings a pod", |pods| ready(pods) == 1);
+    cluster().kubectl(&["label", "node", "node-1", "role-"]).ok();
+    ns.watch(&["pods", "-l", "app=chosen"], "and takes it away", |pods| pods.is_empty());
+    ns.kubectl(&["set", "image", "ds/everywhere", "c=corten.local/testserver:2"]).ok();
+    rolled_out(&ns, "daemonset/everywhere");
+    ns.watch(&["pods", "-l", "app=everywhere"], "updated in place", |pods| {
+        pods.len() == 1
+            && pods
+                .values()
+                .all(|p| p["spec"]["containers"][0]["image"] == "corten.local/testserver:2" && is_ready(p))
+    });
+    ns.kubectl(&["rollout", "history", "ds/everywhere"]).says("2").ok();
+    ns.kubectl(&["delete", "pod", "-l", "app=everywhere"]).ok();
+    ns.watch(&["pods", "-l", "app=everywhere"], "brought back", |pods| ready(pods) == 1);
+}
+
+#[test]
+fn a_namespace_takes_everything_with_it() {
+    let ns = cluster().namespace("doomed");
+    ns.create_from(&deployment("web", 2, json!({})));
+    for words in [
+        &["configmap", "c"][..],
+        &["secret", "generic", "s"],
+        &["serviceaccount", "a"],
+        &["role", "r", "--verb=get", "--resource=pods"],
+    ] {
+        let mut all = vec!["create"];
+        all.extend(words);
+        ns.kubectl(&all).ok();
+    }
+    rolled_out(&ns, "deployment/web");
+    cluster().kubectl(&["delete", "namespace", "doomed", "--wait=false"]).ok();
+    ns.kubectl(&["create", "configmap", "late"]).says("because it is being terminated").err();
+    cluster().kubectl(&["wait", "--for=delete", "namespace/doomed", "--timeout=90s"]).ok();
+    cluster().kubectl(&["create", "namespace", "doomed"]).ok();
+    eventually("the default account of the new namespace", || {
+        ns.kubectl(&["get", "sa", "default"]).success().then_some(())
+    });
+    let left = ns.kubectl(&["get", "deployments,rs,pods,secrets,roles", "-o", "name"]);
+    assert_eq!(left.ok(), "");
+    ns.kubectl(&["get", "cm", "c"]).says("NotFound").err();
+    ns.kubectl(&["get", "cm", "kube-root-ca.crt"]).ok();
+}
+
+#[test]
+fn owners_and_what_they_own() {
+    let ns = cluster().namespace("owners");
+    ns.kubectl(&["create", "configmap", "owner"]).ok();
+    let uid = ns.get("cm/owner")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let owned = |name: &str, uid: &str| {
+        ns.create_from(&json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid, "blockOwnerDeletion": true},
+            ]},
+        }).to_string());
+    };
+    owned("child", &uid);
+    owned("lost", "00000000-0000-0000-0000-000000000000");
+    ns.watch(&["cm"], "who names an owner that is not there goes", |all| !all.contains_key("lost"));
+    ns.kubectl(&["get", "cm", "child"]).ok();
+    ns.kubectl(&["delete", "cm", "owner"]).ok();
+    ns.watch(&["cm"], "the child follows", |all| !all.contains_key("child"));
+}
+
+/// A finalizer holds an object until somebody has done what it stands for.
+#[test]
+fn finalizers_hold_objects() {
+    let ns = cluster().namespace("finalizers");
+    ns.create_from(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: held, finalizers: [example.com/mine]}}",
+    );
+    ns.kubectl(&["delete", "cm", "held", "--wait=false"]).ok();
+    assert!(ns.get("cm/held")["metadata"]["deletionTimestamp"].is_string());
+    ns.kubectl(&["patch", "cm", "held", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]).ok();
+    let gone = ns.watch_for(Duration::from_secs(10), &["cm"], |all| !all.contains_key("held"));
+    assert!(gone.is_ok());
+}
