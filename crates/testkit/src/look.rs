@@ -41,10 +41,10 @@ pub fn restarts(pod: &Value) -> u64 {
 
 /// The body that a server answers with, whatever its status; `None` when there is no answer.
 pub fn http_get(address: &str, path: &str) -> Option<String> {
-    let address = address.to_socket_addrs().ok()?.next()?;
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
+    let socket = address.to_socket_addrs().ok()?.next()?;
+    let mut stream = TcpStream::connect_timeout(&socket, TIMEOUT).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer).into_owned();

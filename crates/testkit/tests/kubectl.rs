@@ -179,9 +179,9 @@ fn apply_diff_replace_edit_and_delete() {
     let edited = edit.stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&edited.stdout).contains("configmap/c edited"), "{edited:?}");
     assert_eq!(ns.get("cm/c")["data"]["b"], "edited");
-    let (one, two) = (CONFIG, CONFIG.replace("name: c", "name: d, labels: {x: y}"));
+    let (one, two) = (CONFIG, CONFIG.replace("name: c", "name: d, labels: {x: other}"));
     run(&["apply", "-f", "-"], &format!("{one}\n---\n{two}")).says("configmap/d created").ok();
-    ns.kubectl(&["delete", "cm", "-l", "x=y"]).says("configmap \"d\" deleted").ok();
+    ns.kubectl(&["delete", "cm", "-l", "x=other"]).says("configmap \"d\" deleted").ok();
     run(&["delete", "-f", "-"], CONFIG).says("configmap \"c\" deleted").ok();
     run(&["delete", "-f", "-"], CONFIG).says("not found").err();
     run(&["delete", "-f", "-", "--ignore-not-found"], CONFIG).ok();

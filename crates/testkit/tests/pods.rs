@@ -127,9 +127,9 @@ fn containers_of_a_pod_share_network_ipc_and_volumes() {
                 "echo from a > /shared/a; hostname > /shared/host; readlink /proc/self/ns/ipc > /shared/ipc; nc -lk -p 7000 -e cat"
             ),
             "volumeMounts",
-            mount
+            mount.clone()
         ),
-        with(shell("b", "sleep 3600"), "volumeMounts", mount),
+        with(shell("b", "sleep 3600"), "volumeMounts", mount.clone()),
     ]);
     ns.create_from(&pod("p", containers, json!({"volumes": [{"name": "shared", "emptyDir": {}}]})));
     ns.wait("pod/p", "condition=Ready");
