@@ -169,7 +169,7 @@ fn images_that_are_not_there() {
     events_say(&ns, "p", "Error: ErrImagePull");
     events_say(&ns, "p", "Error: ImagePullBackOff");
     ns.kubectl(&["get", "pod", "p"]).says("ImagePullBackOff").ok();
-    ns.create_from(&pod("invalid", "UPPER/case", json!({})));
+    ns.create_from(&pod("invalid", "UPPER:1", json!({})));
     waits_for(&ns, "invalid", "InvalidImageName");
     // It appears: the pod starts by itself.
     registry.push(&image_tar("busybox"), "nothing", "1");

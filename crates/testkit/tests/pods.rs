@@ -138,7 +138,12 @@ fn containers_of_a_pod_share_network_ipc_and_volumes() {
         ns.kubectl(&["exec", "p", "-c", "b", "--", "cat", "/shared/ipc"]).success().then_some(())
     });
     assert_eq!(b("cat /shared/a"), "from a\n");
-    assert_eq!(b("echo hello | nc -w 1 localhost 7000"), "hello\n");
+    let said = eventually("the first container listens", || {
+        let asked =
+            ns.kubectl(&["exec", "p", "-c", "b", "--", "sh", "-c", "echo hello | nc -w 1 localhost 7000"]);
+        asked.success().then_some(asked.stdout)
+    });
+    assert_eq!(said, "hello\n");
     assert_eq!(b("readlink /proc/self/ns/ipc"), b("cat /shared/ipc"));
     assert_eq!(b("hostname"), "p\n");
     assert_eq!(b("cat /etc/hosts | grep -c p$").trim(), "1", "its own name is in /etc/hosts");
