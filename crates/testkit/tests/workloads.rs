@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use corten_testkit::{Namespace, Objects, cluster, eventually, is_ready, phase};
+use corten_testkit::{Cluster, NODE, Namespace, Objects, Options, cluster, eventually, is_ready, phase};
 use serde_json::{Value, json};
 
 fn template(app: &str, image: &str) -> Value {
@@ -275,4 +275,46 @@ fn finalizers_hold_objects() {
     ns.kubectl(&["patch", "cm", "held", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]).ok();
     let gone = ns.watch_for(Duration::from_secs(10), &["cm"], |all| !all.contains_key("held"));
     assert!(gone.is_ok());
+}
+
+/// On a cluster of its own: draining a node sends everybody away.
+#[test]
+fn cordon_uncordon_and_drain() {
+    let own = Cluster::start(Options { beside_others: true, ..Options::default() });
+    let ns = own.namespace("drain");
+    let kubectl = |words: &[&str]| own.kubectl(words);
+    ns.create_from(&deployment("web", 2, json!({})));
+    rolled_out(&ns, "deployment/web");
+    kubectl(&["cordon", NODE]).says("node/node-1 cordoned").ok();
+    kubectl(&["get", "node", NODE]).says("Ready,SchedulingDisabled").ok();
+    ns.kubectl(&["run", "late", "--image=busybox:1.35", "--", "sleep", "3600"]).ok();
+    eventually("nothing is scheduled to a cordoned node", || {
+        let events = ns.kubectl(&["get", "events", "--field-selector", "reason=FailedScheduling"]).stdout;
+        events.contains("0/1 nodes are available: 1 node(s) were unschedulable").then_some(())
+    });
+    kubectl(&["uncordon", NODE]).says("node/node-1 uncordoned").ok();
+    ns.wait("pod/late", "condition=Ready");
+    kubectl(&["drain", NODE, "--timeout=60s"]).says("cannot delete Pods that declare no controller").err();
+    let drained = kubectl(&[
+        "drain",
+        NODE,
+        "--force",
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--timeout=90s",
+    ]);
+    drained.says("node/node-1 drained").ok();
+    ns.kubectl(&["get", "pod", "late"]).says("NotFound").err();
+    let pods = ns.kubectl(&["get", "pods", "--no-headers"]);
+    assert!(pods.ok().lines().all(|line| line.contains("Pending")), "{pods}");
+    kubectl(&["uncordon", NODE]).ok();
+    rolled_out(&ns, "deployment/web");
+    kubectl(&["taint", "node", NODE, "a=b:NoSchedule"]).says("node/node-1 tainted").ok();
+    ns.kubectl(&["run", "plain", "--image=busybox:1.35", "--", "sleep", "3600"]).ok();
+    eventually("a taint keeps pods away", || {
+        let events = ns.kubectl(&["get", "events", "--field-selector", "involvedObject.name=plain"]).stdout;
+        events.contains("1 node(s) had untolerated taint").then_some(())
+    });
+    kubectl(&["taint", "node", NODE, "a-"]).ok();
+    ns.wait("pod/plain", "condition=Ready");
 }
