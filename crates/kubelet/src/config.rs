@@ -62,13 +62,14 @@ pub struct Config {
     pub log_max_size: u64,
     /// Log files kept of a container.
     pub log_max_files: usize,
-    /// Use of the image file system, in percent, from which unused images go.
+    /// Use of the image file system, in percent, from which unused images go. Upstream says 85; imported images
+    /// cannot be pulled again, and people's disks are full, so the default is later here.
     pub image_gc_high_percent: u64,
     /// Use down to which images are collected.
     pub image_gc_low_percent: u64,
     /// Free memory below which the node is under memory pressure, in bytes.
     pub memory_pressure_below: u64,
-    /// Free disk space, in percent, below which the node is under disk pressure.
+    /// Free disk space, in percent, below which the node is under disk pressure. Upstream says 10; see above.
     pub disk_pressure_below_percent: u64,
 }
 
@@ -105,10 +106,10 @@ impl Config {
             parallel_pulls: 5,
             log_max_size: 10 << 20,
             log_max_files: 5,
-            image_gc_high_percent: 85,
-            image_gc_low_percent: 80,
+            image_gc_high_percent: 95,
+            image_gc_low_percent: 90,
             memory_pressure_below: 100 << 20,
-            disk_pressure_below_percent: 10,
+            disk_pressure_below_percent: 5,
         }
     }
 

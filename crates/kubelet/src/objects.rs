@@ -79,9 +79,13 @@ where
         let informer = Informer::start(api, config, stop.clone());
         let users: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let (of_entry, notify) = (users.clone(), self.notify.clone());
+        let seen = informer.clone();
         informer.on_change(move |_| {
-            let users = lock(&of_entry).clone();
-            notify(&users);
+            // the first answer is no change: those who asked for it wait for it
+            if seen.has_synced() {
+                let users = lock(&of_entry).clone();
+                notify(&users);
+            }
         });
         Entry { informer, users, _stop: stop.drop_guard() }
     }

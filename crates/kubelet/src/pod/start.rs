@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_cri::v1::{AuthConfig, Image};
-use k8s_openapi::api::core::v1::{Container, Secret};
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use kube::api::Api;
 
 use super::configs::{ContainerInputs, container_config};
@@ -18,6 +18,7 @@ use super::worker::{Flow, Worker};
 use crate::backoff::{add, go_millis};
 use crate::env::{self, Objects};
 use crate::hooks;
+use crate::host::Host;
 use crate::image::auth;
 use crate::image::pull::{Need, Pulled};
 
@@ -128,7 +129,7 @@ impl Worker {
                 host.container_event(&pod, kind, &name, (type_, reason), message);
             };
             tell("Normal", "Pulling", format!("Pulling image \"{shown}\""));
-            let auths = credentials(&host.config.client, &pod, &image).await;
+            let auths = credentials(&host, &pod, &image).await;
             let pulled = host.puller.pull(&image, auths, sandbox).await;
             host.node_changed.notify_one();
             {
@@ -295,21 +296,24 @@ fn pulled_message(image: &str, pulled: &Pulled) -> String {
     )
 }
 
-/// Credentials of the pod's pull secrets that fit the image; secrets that are missing are passed over.
-async fn credentials(
-    client: &kube::Client,
-    pod: &k8s_openapi::api::core::v1::Pod,
-    image: &str,
-) -> Vec<AuthConfig> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), spec::namespace(pod));
+/// Credentials of the pod's pull secrets that fit the image; secrets that cannot be had are told and passed
+/// over.
+async fn credentials(host: &Host, pod: &Pod, image: &str) -> Vec<AuthConfig> {
+    let api: Api<Secret> = Api::namespaced(host.config.client.clone(), spec::namespace(pod));
     let names = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
-    let mut entries = Vec::new();
+    let (mut entries, mut missing) = (Vec::new(), Vec::new());
     for reference in names {
-        match api.get_opt(&reference.name).await {
-            Ok(Some(secret)) => entries.extend(auth::entries(&secret)),
-            Ok(None) => tracing::warn!(secret = reference.name, "image pull secret not found"),
-            Err(error) => tracing::warn!(secret = reference.name, %error, "image pull secret cannot be read"),
+        match api.get(&reference.name).await {
+            Ok(secret) => entries.extend(auth::entries(&secret)),
+            Err(_) => missing.push(reference.name.as_str()),
         }
+    }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        host.pod_event(pod, "Warning", "FailedToRetrieveImagePullSecret", message);
     }
     auth::matching(&entries, image)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -157,9 +157,11 @@ impl Worker {
             }
             for step in plan.steps {
                 // on the heap: a sleeping worker shall be small
-                match Box::pin(self.execute(step, &observed)).await {
-                    Flow::Again => {}
-                    other => return other,
+                let (began, shown) = (Instant::now(), format!("{step:?}"));
+                let flow = Box::pin(self.execute(step, &observed)).await;
+                tracing::debug!(pod = spec::name(&self.pod), step = shown, took = ?began.elapsed(), "step done");
+                if flow != Flow::Again {
+                    return flow;
                 }
             }
         }

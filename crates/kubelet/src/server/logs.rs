@@ -94,8 +94,9 @@ async fn choose(
         Some(reason) => format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {reason}"),
         None => format!("container \"{name}\" in pod \"{pod}\" is not available"),
     };
-    let latest = observed.latest(name).filter(|c| c.state != State::Created).cloned();
-    latest.ok_or((StatusCode::BAD_REQUEST, missing))
+    // one that was made and has not started yet has said nothing
+    let began = observed.containers.iter().find(|c| c.name == name && c.state != State::Created);
+    began.cloned().ok_or((StatusCode::BAD_REQUEST, missing))
 }
 
 fn is_final(pod: &k8s_openapi::api::core::v1::Pod, name: &str, container: &Container) -> bool {
