@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use corten_sys::cgroups::Cgroups;
+use corten_sys::cgroups::{Cgroups, Version};
 use corten_sys::process::signal_number;
 use k8s_cri::v1 as cri;
 use k8s_cri::v1::{ContainerConfig, ContainerEventType, NamespaceMode};
@@ -111,6 +111,10 @@ fn write_all(
     })?;
     if let Some(parent) = record.log_path.as_ref().and_then(|p| p.parent()) {
         std::fs::create_dir_all(parent).map_err(files::failed(format!("create {}", parent.display())))?;
+    }
+    if !built.device_rules.is_empty() && node.host.cgroups == Version::V2 {
+        node.cgroups.create(&record.cgroup)?;
+        node.cgroups.restrict_devices(&record.cgroup, &built.device_rules)?;
     }
     record.user = built.user;
     record.shares_pids = built.shares_pids;

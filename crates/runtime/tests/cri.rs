@@ -325,6 +325,28 @@ async fn system_call_filters_hold_for_the_program_and_for_exec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_harmless_devices_can_be_used() {
+    let Some(mut cluster) = Cluster::start("devs").await else { return };
+    let pod = cluster.run_pod("devices", |_| {}).await;
+    let plain = cluster.run(&pod, "plain", &["sleep", "1000"], |_| {}).await.unwrap();
+    let given = |c: &mut cri::ContainerConfig| {
+        let (container_path, host_path) = ("/dev/given".into(), "/dev/kmsg".into());
+        c.devices.push(cri::Device { container_path, host_path, permissions: "rw".into() });
+    };
+    let given = cluster.run(&pod, "given", &["sleep", "1000"], given).await.unwrap();
+    for (id, script, works) in [
+        (&plain, "mknod /tmp/n c 1 3 && echo x > /tmp/n && head -c 8 /dev/urandom > /dev/null", true),
+        (&plain, "mknod /tmp/k c 1 11 && echo x > /tmp/k", false),
+        (&given, "echo x > /dev/given", true),
+    ] {
+        let out = cluster.exec(id, &["sh", "-c", script], 10).await.unwrap();
+        assert_eq!(out.exit_code == 0, works, "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_host_can_be_shared_on_purpose() {
     let Some(mut cluster) = Cluster::start("host").await else { return };
     let node = cri::NamespaceMode::Node.into();
@@ -356,6 +378,8 @@ async fn the_host_can_be_shared_on_purpose() {
     let all = own.lines().find(|line| line.starts_with("CapEff")).unwrap();
     assert!(text.contains(all), "all that we have, {all}: {text}");
     // With the host's processes in sight, the container's group says which ones end with it.
+    let use_kmsg = "mknod /tmp/k c 1 11 && echo seen > /tmp/k";
+    assert_eq!(cluster.exec(&id, &["sh", "-c", use_kmsg], 10).await.unwrap().exit_code, 0, "all devices");
     cluster.stop(&id, 0).await;
     assert_eq!(cluster.container_groups(), 0);
     cluster.remove_pod(&pod).await;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use corten_sys::cgroups::{DeviceKind, DeviceRule, MKNOD, READ, WRITE};
 use k8s_cri::v1::Device;
 use serde_json::{Value, json};
 
@@ -18,12 +19,44 @@ const OWN_OF_CONTAINERS: [&str; 6] = ["pts", "shm", "fd", "mqueue", "console", "
 pub(super) struct Devices {
     /// Nodes to make.
     pub nodes: Vec<Value>,
-    /// Rules, in order.
+    /// Rules, in order, for version 1.
     pub rules: Vec<Value>,
+    /// All rules, the default devices' too, for version 2; none when everything is allowed.
+    pub filter: Vec<DeviceRule>,
+}
+
+/// What every container may use: making nodes, and null, zero, full, random, urandom, tty, console, ptmx and
+/// the terminals behind it.
+const ALWAYS: [(Option<u32>, Option<u32>, u8); 10] = [
+    (None, None, MKNOD),
+    (Some(1), Some(3), ALL),
+    (Some(1), Some(5), ALL),
+    (Some(1), Some(7), ALL),
+    (Some(1), Some(8), ALL),
+    (Some(1), Some(9), ALL),
+    (Some(5), Some(0), ALL),
+    (Some(5), Some(1), ALL),
+    (Some(5), Some(2), ALL),
+    (Some(136), None, ALL),
+];
+const ALL: u8 = MKNOD | READ | WRITE;
+
+fn always_allowed() -> Vec<DeviceRule> {
+    let kind = Some(DeviceKind::Character);
+    let mut rules: Vec<DeviceRule> = ALWAYS
+        .iter()
+        .map(|&(major, minor, access)| DeviceRule { allow: true, kind, major, minor, access })
+        .collect();
+    rules.push(DeviceRule { kind: Some(DeviceKind::Block), ..rules[0] });
+    rules
 }
 
 pub(super) fn devices(asked: &[Device], privileged: bool) -> Result<Devices> {
-    let mut found = Devices { nodes: Vec::new(), rules: vec![json!({"allow": privileged, "access": "rwm"})] };
+    let mut found = Devices {
+        nodes: Vec::new(),
+        rules: vec![json!({"allow": privileged, "access": "rwm"})],
+        filter: always_allowed(),
+    };
     if privileged {
         add_tree(&mut found, Path::new("/dev"), Path::new("/dev"), "rwm")?;
     }
@@ -36,6 +69,9 @@ pub(super) fn devices(asked: &[Device], privileged: bool) -> Result<Devices> {
             true => add_tree(&mut found, &real, inside, access)?,
             false => add_node(&mut found, &real, inside, access)?,
         }
+    }
+    if privileged {
+        found.filter.clear();
     }
     Ok(found)
 }
@@ -66,9 +102,9 @@ fn add_tree(found: &mut Devices, host: &Path, inside: &Path, access: &str) -> Re
 
 fn add_node(found: &mut Devices, host: &Path, inside: &Path, access: &str) -> Result<()> {
     let stat = fs::metadata(host).map_err(|e| failed(host, &e))?;
-    let kind = match stat.file_type() {
-        t if t.is_char_device() => "c",
-        t if t.is_block_device() => "b",
+    let (kind, filtered) = match stat.file_type() {
+        t if t.is_char_device() => ("c", DeviceKind::Character),
+        t if t.is_block_device() => ("b", DeviceKind::Block),
         _ => return Err(SpecError(format!("{} is not a device", host.display()))),
     };
     let (major, minor) = (nix::sys::stat::major(stat.rdev()), nix::sys::stat::minor(stat.rdev()));
@@ -76,8 +112,21 @@ fn add_node(found: &mut Devices, host: &Path, inside: &Path, access: &str) -> Re
         "path": inside, "type": kind, "major": major, "minor": minor,
         "fileMode": stat.mode() & 0o7777, "uid": stat.uid(), "gid": stat.gid(),
     }));
+    found.filter.push(DeviceRule {
+        allow: true,
+        kind: Some(filtered),
+        major: u32::try_from(major).ok(),
+        minor: u32::try_from(minor).ok(),
+        access: access_bits(access),
+    });
     found.rules.push(json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}));
     Ok(())
+}
+
+/// Letters as in CRI and OCI: r, w and m.
+fn access_bits(letters: &str) -> u8 {
+    let bit = |letter, bit| if letters.contains(letter) { bit } else { 0 };
+    bit('r', READ) | bit('w', WRITE) | bit('m', MKNOD)
 }
 
 #[cfg(test)]
@@ -95,6 +144,9 @@ mod tests {
         assert_eq!((&got.nodes[0]["path"], &got.nodes[0]["minor"]), (&json!("/dev/nothing"), &json!(3)));
         assert_eq!(got.rules[0]["allow"], json!(false));
         assert_eq!(got.rules[1]["access"], json!("rw"));
+        let last = got.filter.last().copied().unwrap();
+        assert_eq!((last.major, last.minor, last.access), (Some(1), Some(3), READ | WRITE));
+        assert!(devices(&[], true).unwrap().filter.is_empty());
         assert!(devices(&[device("/etc/passwd")], false).is_err());
         assert!(devices(&[device("/dev/none-such")], false).is_err());
     }

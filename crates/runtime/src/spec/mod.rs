@@ -17,7 +17,7 @@ use oci_spec::image::ImageConfiguration;
 use serde_json::{Value, json};
 
 use crate::seccomp::Filters;
-use corten_sys::cgroups::Version;
+use corten_sys::cgroups::{DeviceRule, Version};
 
 pub(crate) use resources::{limits, merge_resources};
 pub(crate) use user::User;
@@ -77,6 +77,8 @@ pub(crate) struct Output {
     pub seccomp: Option<Filters>,
     /// Capabilities after the filters are installed, when installing needs more.
     pub final_capabilities: Option<Vec<String>>,
+    /// Devices allowed, for version 2 of control groups; none when all are.
+    pub device_rules: Vec<DeviceRule>,
     /// Whether processes may outlive the main one (no pid namespace of its own).
     pub shares_pids: bool,
 }
@@ -85,10 +87,12 @@ pub(crate) struct Output {
 pub(crate) fn build(input: &Input<'_>) -> Result<Output> {
     let context = security_context(input.config);
     let user = user::resolve(input.rootfs, &context, image_user(input.image))?;
-    let filters = security::filters(&context, input.host.cgroups)?;
-    let capabilities = security::capabilities(&context, filters.is_some(), input.host.cgroups)?;
+    let filters = security::filters(&context)?;
+    let capabilities = security::capabilities(&context, filters.is_some())?;
     let cwd = working_dir(input);
     let mounts = mounts::mounts(input, &context)?;
+    let devices = devices::devices(&input.config.devices, context.privileged)?;
+    let device_rules = devices.filter.clone();
     rootfs::ensure_dir(input.rootfs, &cwd, &input.config.mounts)
         .map_err(|e| SpecError(format!("create working directory {}: {e}", cwd.display())))?;
     let mut process = json!({
@@ -109,13 +113,14 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Output> {
         "root": {"path": input.rootfs, "readonly": context.readonly_rootfs},
         "mounts": mounts.list,
         "annotations": input.config.annotations,
-        "linux": linux(input, &context, &mounts)?,
+        "linux": linux(input, &context, &mounts, devices)?,
     });
     Ok(Output {
         spec,
         user,
         seccomp: filters,
         final_capabilities: capabilities.at_last,
+        device_rules,
         shares_pids: pid_mode(&context) != NamespaceMode::Container,
     })
 }
@@ -147,8 +152,8 @@ fn linux(
     input: &Input<'_>,
     context: &LinuxContainerSecurityContext,
     mounts: &mounts::Mounts,
+    devices: devices::Devices,
 ) -> Result<Value> {
-    let devices = devices::devices(&input.config.devices, context.privileged)?;
     let resources = input.config.linux.as_ref().and_then(|l| l.resources.as_ref());
     let mut masked = context.masked_paths.clone();
     let mut readonly = context.readonly_paths.clone();

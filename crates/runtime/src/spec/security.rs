@@ -1,6 +1,5 @@
 //! Capabilities, system call filters and the other fences around a container.
 
-use corten_sys::cgroups::Version;
 use k8s_cri::v1::LinuxContainerSecurityContext;
 use k8s_cri::v1::security_profile::ProfileType;
 use serde_json::{Value, json};
@@ -80,12 +79,8 @@ pub(super) struct Capabilities {
     pub at_last: Option<Vec<String>>,
 }
 
-pub(super) fn capabilities(
-    context: &LinuxContainerSecurityContext,
-    filtered: bool,
-    cgroups: Version,
-) -> Result<Capabilities> {
-    let wanted = chosen(context, cgroups)?;
+pub(super) fn capabilities(context: &LinuxContainerSecurityContext, filtered: bool) -> Result<Capabilities> {
+    let wanted = chosen(context)?;
     let ambient: Vec<String> = match &context.capabilities {
         Some(caps) => normalised(&caps.add_ambient_capabilities)?,
         None => Vec::new(),
@@ -103,17 +98,15 @@ pub(super) fn capabilities(
     Ok(Capabilities { set, at_last: (needs_more && given != wanted).then_some(wanted) })
 }
 
-fn chosen(context: &LinuxContainerSecurityContext, cgroups: Version) -> Result<Vec<String>> {
+fn chosen(context: &LinuxContainerSecurityContext) -> Result<Vec<String>> {
     let known = own();
     let asked = context.capabilities.clone().unwrap_or_default();
     let (add, drop) = (normalised(&asked.add_capabilities)?, normalised(&asked.drop_capabilities)?);
     let all = |list: &[String]| list.iter().any(|name| name == "CAP_ALL");
-    let default = |name: &&str| **name != *"MKNOD" || cgroups == Version::V1;
     let base: Vec<&str> = match (context.privileged || all(&add), all(&drop)) {
         (true, _) => known.clone(),
         (false, true) => Vec::new(),
-        // Without the devices controller (version 2 wants a BPF program) device nodes must not be makeable.
-        (false, false) => DEFAULT.iter().copied().filter(default).collect(),
+        (false, false) => DEFAULT.to_vec(),
     };
     let mut names: Vec<String> = base.iter().map(|name| format!("CAP_{name}")).collect();
     names.extend(add.iter().filter(|name| *name != "CAP_ALL").cloned());
@@ -147,7 +140,7 @@ fn normalised(names: &[String]) -> Result<Vec<String>> {
 }
 
 /// The filters that a container asked for. AppArmor is refused where it would silently not be applied.
-pub(super) fn filters(context: &LinuxContainerSecurityContext, cgroups: Version) -> Result<Option<Filters>> {
+pub(super) fn filters(context: &LinuxContainerSecurityContext) -> Result<Option<Filters>> {
     if let Some(profile) = context.apparmor.as_ref().filter(|p| p.profile_type() == ProfileType::Localhost) {
         return Err(SpecError(format!("apparmor is not supported: profile {:?}", profile.localhost_ref)));
     }
@@ -157,7 +150,7 @@ pub(super) fn filters(context: &LinuxContainerSecurityContext, cgroups: Version)
     let Some(profile) = &context.seccomp else { return Ok(None) };
     let made = match profile.profile_type() {
         ProfileType::Unconfined => return Ok(None),
-        ProfileType::RuntimeDefault => seccomp::runtime_default(&chosen(context, cgroups)?),
+        ProfileType::RuntimeDefault => seccomp::runtime_default(&chosen(context)?),
         ProfileType::Localhost => seccomp::from_file(profile.localhost_ref.as_ref()),
     };
     made.map(Some).map_err(|e| SpecError(format!("seccomp profile: {e}")))
@@ -180,7 +173,7 @@ mod tests {
             privileged,
             ..Default::default()
         };
-        chosen(&context, Version::V1).unwrap()
+        chosen(&context).unwrap()
     }
 
     #[test]
@@ -199,10 +192,10 @@ mod tests {
     #[test]
     fn filters_borrow_capabilities_and_give_them_back() {
         let context = LinuxContainerSecurityContext::default();
-        let borrowed = capabilities(&context, true, Version::V1).unwrap();
+        let borrowed = capabilities(&context, true).unwrap();
         assert!(borrowed.set["permitted"].to_string().contains("CAP_SYS_ADMIN"));
         assert!(!borrowed.at_last.unwrap().contains(&"CAP_SYS_ADMIN".to_owned()));
         let fenced = LinuxContainerSecurityContext { no_new_privs: true, ..Default::default() };
-        assert!(capabilities(&fenced, true, Version::V1).unwrap().at_last.is_none());
+        assert!(capabilities(&fenced, true).unwrap().at_last.is_none());
     }
 }

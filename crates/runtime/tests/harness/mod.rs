@@ -372,7 +372,7 @@ fn layer(busybox: &[u8]) -> Vec<u8> {
     add(&mut tar, "bin/busybox", 0o755, busybox);
     add(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
     add(&mut tar, "etc/group", 0o644, b"root:x:0:\n");
-    let names = "sh sleep cat echo ls id hostname ip ps tail head touch pwd grep true false printf env nc stty mkdir kill unshare tty httpd readlink";
+    let names = "sh sleep cat echo ls id hostname ip ps tail head touch pwd grep true false printf env nc stty mkdir kill unshare tty httpd readlink mknod";
     for name in names.split(' ') {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

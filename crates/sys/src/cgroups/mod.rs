@@ -3,6 +3,7 @@
 //! A group is named by its path below the hierarchy's root, with a leading slash, the same in every
 //! hierarchy of version 1 (`/corten/kubepods/burstable/pod<uid>/<container>`).
 
+mod devices;
 mod files;
 mod v1;
 mod v2;
@@ -12,6 +13,7 @@ use std::sync::Mutex;
 
 use crate::error::Result;
 
+pub use devices::{DeviceKind, DeviceRule, MKNOD, READ, WRITE};
 pub use files::parse_oom_kills;
 
 /// Which interface the host mounts. Hybrid hosts (v1 controllers, empty v2 tree) count as version 1.
@@ -141,6 +143,15 @@ impl HostCgroups {
         match self {
             Self::V1(host) => host.mount_points(),
             Self::V2(_) => Vec::new(),
+        }
+    }
+
+    /// Restricts the devices that processes of the group may use, on version 2; on version 1 whoever makes the
+    /// container writes the rules to the devices controller, and nothing is done here.
+    pub fn restrict_devices(&self, path: &str, rules: &[DeviceRule]) -> Result<()> {
+        match self {
+            Self::V1(_) => Ok(()),
+            Self::V2(host) => devices::restrict(&host.directory(path), rules),
         }
     }
 
