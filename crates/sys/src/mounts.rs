@@ -1,26 +1,17 @@
-//! Mounts on the host: overlay, bind, tmpfs, and removal of everything below a directory.
+//! Mounts on the host: bind, tmpfs, and removal of everything below a directory.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::error::{Context, Error, Result};
-
-/// mount(2) copies one page of options; a longer list of layers goes through the newer mount interface.
-const MAX_MOUNT_DATA: usize = 4000;
-/// The layers of one overlay that the kernel accepts.
-pub const MAX_OVERLAY_LAYERS: usize = 500;
+use crate::error::{Context, Result};
 
 /// What callers need of mounts; [`HostMounts`] does it, [`RecordingMounts`] writes it down.
 pub trait Mounts: Send + Sync {
-    /// Mounts `lower` (topmost first) with a writable `upper` and its `work` directory on `target`.
-    fn overlay(&self, lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()>;
     /// Binds `source` (with what is mounted below it when `recursive`) on `target`.
     fn bind(&self, source: &Path, target: &Path, recursive: bool, read_only: bool) -> Result<()>;
     /// Mounts an empty tmpfs; `size` 0 leaves the kernel's default of half the memory.
@@ -38,17 +29,6 @@ pub trait Mounts: Send + Sync {
 pub struct HostMounts;
 
 impl Mounts for HostMounts {
-    fn overlay(&self, lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
-        let what = || format!("mount overlay on {}", target.display());
-        let data = overlay_options(lower, upper, work);
-        if data.len() <= MAX_MOUNT_DATA {
-            let flags = MsFlags::empty();
-            return mount(Some("overlay"), target, Some("overlay"), flags, Some(data.as_os_str()))
-                .doing(what);
-        }
-        overlay_by_fsconfig(lower, upper, work, target)
-    }
-
     fn bind(&self, source: &Path, target: &Path, recursive: bool, read_only: bool) -> Result<()> {
         let deep = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         let what = || format!("bind {} on {}", source.display(), target.display());
@@ -102,108 +82,6 @@ pub fn set_propagation(target: &Path, shared: bool) -> Result<()> {
         .doing(|| format!("set propagation of {}", target.display()))
 }
 
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> OsString {
-    let mut data = b"lowerdir=".to_vec();
-    for (index, layer) in lower.iter().enumerate() {
-        if index > 0 {
-            data.push(b':');
-        }
-        data.extend(escaped(layer));
-    }
-    for (name, path) in [(",upperdir=", upper), (",workdir=", work)] {
-        data.extend(name.bytes());
-        data.extend(escaped(path));
-    }
-    OsString::from_vec(data)
-}
-
-/// Overlay reads `:` and `,` as separators and takes a backslash as escape.
-fn escaped(path: &Path) -> Vec<u8> {
-    let mut out = Vec::new();
-    for byte in path.as_os_str().as_bytes().iter().copied() {
-        if matches!(byte, b':' | b',' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(byte);
-    }
-    out
-}
-
-const FSCONFIG_SET_STRING: libc::c_uint = 1;
-const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
-
-fn overlay_by_fsconfig(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
-    let context = syscall_fd("fsopen overlay", |name| {
-        // SAFETY: `name` is a NUL-terminated string that outlives the call.
-        unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), 1) }
-    })?;
-    for layer in lower {
-        fs_option(&context, c"lowerdir+", layer)?;
-    }
-    fs_option(&context, c"upperdir", upper)?;
-    fs_option(&context, c"workdir", work)?;
-    // SAFETY: the descriptor is open and FSCONFIG_CMD_CREATE takes no pointers.
-    let created = unsafe {
-        let none = std::ptr::null::<libc::c_char>();
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
-    };
-    if created < 0 {
-        return Err(Error::last(format!("create overlay for {}", target.display())));
-    }
-    attach(&context, target)
-}
-
-fn attach(context: &OwnedFd, target: &Path) -> Result<()> {
-    let mounted = syscall_fd("fsmount overlay", |_| {
-        // SAFETY: no pointers; the descriptor is open.
-        unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), 1, 0) }
-    })?;
-    let path = c_path(target)?;
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    let moved = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mounted.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    if moved < 0 { Err(Error::last(format!("mount overlay on {}", target.display()))) } else { Ok(()) }
-}
-
-fn fs_option(context: &OwnedFd, key: &std::ffi::CStr, value: &Path) -> Result<()> {
-    let text = c_path(value)?;
-    // SAFETY: key and value are NUL-terminated and outlive the call.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context.as_raw_fd(),
-            FSCONFIG_SET_STRING,
-            key.as_ptr(),
-            text.as_ptr(),
-            0,
-        )
-    };
-    if set < 0 { Err(Error::last(format!("overlay option {}", value.display()))) } else { Ok(()) }
-}
-
-fn syscall_fd(what: &str, call: impl FnOnce(&std::ffi::CStr) -> libc::c_long) -> Result<OwnedFd> {
-    match call(c"overlay") {
-        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-        fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-        _ => Err(Error::last(what)),
-    }
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))
-        .doing(|| format!("path {}", path.display()))
-}
-
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     table.split(|b| *b == b'\n').filter_map(|line| {
         let field = line.split(|b| *b == b' ').nth(4)?;
@@ -246,11 +124,6 @@ impl RecordingMounts {
 }
 
 impl Mounts for RecordingMounts {
-    fn overlay(&self, lower: &[PathBuf], _upper: &Path, _work: &Path, target: &Path) -> Result<()> {
-        self.note(format!("overlay {} layers on {}", lower.len(), target.display()), Some(target));
-        Ok(())
-    }
-
     fn bind(&self, source: &Path, target: &Path, recursive: bool, read_only: bool) -> Result<()> {
         let how = format!("{}{}", if recursive { " rec" } else { "" }, if read_only { " ro" } else { "" });
         self.note(format!("bind {} on {}{how}", source.display(), target.display()), Some(target));
@@ -295,13 +168,6 @@ mod tests {
     }
 
     #[test]
-    fn overlay_options_escape_separators() {
-        let lower = [PathBuf::from("/l:1"), PathBuf::from("/l,2")];
-        let data = overlay_options(&lower, Path::new("/u"), Path::new("/w"));
-        assert_eq!(data, "lowerdir=/l\\:1:/l\\,2,upperdir=/u,workdir=/w");
-    }
-
-    #[test]
     fn the_fake_unmounts_deepest_first() {
         let fake = RecordingMounts::default();
         fake.tmpfs(Path::new("/a"), 0, 0o755).unwrap();
@@ -312,24 +178,22 @@ mod tests {
     }
 
     #[test]
-    fn overlays_of_few_and_of_many_layers_can_be_mounted_and_removed() {
+    fn everything_below_a_directory_is_unmounted() {
         if !nix::unistd::geteuid().is_root() {
             return eprintln!("passed over: needs root");
         }
-        let dir = std::env::temp_dir().join(format!("corten-sys-overlay-{}", std::process::id()));
-        for count in [2, 90] {
-            let layers: Vec<PathBuf> = (0..count)
-                .map(|i| dir.join(format!("a-rather-long-layer-name-to-fill-the-page-{i}")))
-                .collect();
-            let own: Vec<PathBuf> = ["u", "w", "m"].iter().map(|n| dir.join(format!("{n}{count}"))).collect();
-            for path in layers.iter().chain(&own) {
-                fs::create_dir_all(path).unwrap();
-            }
-            fs::write(layers[1].join("f"), "below").unwrap();
-            HostMounts.overlay(&layers, &own[0], &own[1], &own[2]).unwrap();
-            assert_eq!(fs::read_to_string(own[2].join("f")).unwrap(), "below");
-            assert!(is_mount_point(&own[2]));
-        }
+        let dir = std::env::temp_dir().join(format!("corten-sys-mounts-{}", std::process::id()));
+        let (inner, bound) = (dir.join("a b/inner"), dir.join("bound"));
+        fs::create_dir_all(dir.join("a b")).unwrap();
+        fs::create_dir_all(&bound).unwrap();
+        HostMounts.tmpfs(&dir.join("a b"), 1 << 20, 0o755).unwrap();
+        fs::create_dir(&inner).unwrap();
+        HostMounts.tmpfs(&inner, 0, 0o1777).unwrap();
+        fs::write(inner.join("f"), "inside").unwrap();
+        HostMounts.bind(&dir.join("a b"), &bound, true, true).unwrap();
+        assert_eq!(fs::read_to_string(bound.join("inner/f")).unwrap(), "inside");
+        assert!(fs::write(bound.join("f"), "").is_err(), "read-only");
+        assert!(is_mount_point(&bound));
         HostMounts.unmount_below(&dir).unwrap();
         assert!(HostMounts.mounts_below(&dir).unwrap().is_empty());
         fs::remove_dir_all(&dir).unwrap();
