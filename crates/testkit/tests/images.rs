@@ -54,6 +54,48 @@ fn imported_listed_and_removed() {
         .ok();
 }
 
+/// Archives may be compressed, and a name given at the import stands in place of those inside.
+#[test]
+fn compressed_archives_and_other_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let zipped = dir.path().join("testserver.tar.gz");
+    let tar = image_tar("testserver");
+    let script = "gzip -c \"$1\" >\"$2\" && head -c 100000 \"$1\" >\"$3\"";
+    let short = dir.path().join("short.tar");
+    let status = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(tar)
+        .arg(&zipped)
+        .arg(&short)
+        .status();
+    assert!(status.unwrap().success());
+    let before = cluster().image(&["ls"]).ok().to_owned();
+    cluster().image(&["import", short.to_str().unwrap(), "--as", "example.com/short:1"]).err();
+    assert!(!cluster().image(&["ls"]).ok().contains("example.com/short"), "half an archive leaves nothing");
+    let zipped = zipped.to_str().unwrap();
+    cluster().image(&["import", zipped]).says("imported corten.local/testserver:1").ok();
+    for row in before.lines().filter(|row| row.starts_with("corten.local/testserver")) {
+        cluster().image(&["ls"]).says(row).ok();
+    }
+    cluster().image(&["import", zipped, "--as", "Not A Name"]).err();
+}
+
+/// A container goes on when its image is removed; the next one with it cannot start.
+#[test]
+fn an_image_removed_under_a_container() {
+    let tar = image_tar("busybox");
+    let name = "example.com/removed:1";
+    cluster().image(&["import", tar.to_str().unwrap(), "--as", name]).ok();
+    let ns = cluster().namespace("removed");
+    ns.create_from(&pod("p", name, json!({"imagePullPolicy": "Never"})));
+    ns.wait("pod/p", "condition=Ready");
+    cluster().image(&["rm", name]).ok();
+    ns.kubectl(&["exec", "p", "--", "busybox", "echo", "alive"]).says("alive").ok();
+    ns.create_from(&pod("next", name, json!({"imagePullPolicy": "Never"})));
+    waits_for(&ns, "next", "ErrImageNeverPull");
+    ns.kubectl(&["exec", "p", "--", "busybox", "echo", "alive"]).says("alive").ok();
+}
+
 /// What `docker save` writes: a manifest.json beside plain layers.
 #[test]
 fn archives_of_docker_save() {
@@ -120,6 +162,28 @@ fn pulled_from_a_registry_by_policy() {
     waits_for(&ns, "latest", "ImagePullBackOff");
 }
 
+/// A tag that moves: who asks every time gets the new image, who does not keeps the old one.
+#[test]
+fn a_tag_that_moves() {
+    let registry = Registry::start(false);
+    let image = format!("{}/moving:1", registry.address);
+    let ns = cluster().namespace("moving");
+    let id = |name: &str| {
+        ns.wait(&format!("pod/{name}"), "condition=Ready");
+        let pod = ns.get(&format!("pod/{name}"));
+        pod["status"]["containerStatuses"][0]["imageID"].as_str().unwrap().to_owned()
+    };
+    registry.push(&image_tar("busybox"), "moving", "1");
+    ns.create_from(&pod("old", &image, json!({})));
+    let old = id("old");
+    registry.push(&image_tar("nginx"), "moving", "1");
+    ns.create_from(&pod("kept", &image, json!({"imagePullPolicy": "IfNotPresent"})));
+    assert_eq!(id("kept"), old);
+    ns.create_from(&pod("new", &image, json!({"imagePullPolicy": "Always"})));
+    assert_ne!(id("new"), old);
+    assert_eq!(id("old"), old, "what runs stays what it is");
+}
+
 #[test]
 fn pull_secrets() {
     let registry = Registry::start(true);
@@ -145,6 +209,27 @@ fn pull_secrets() {
         json!({"imagePullSecrets": [{"name": "key"}], "imagePullPolicy": "Always"}),
     ));
     ns.wait("pod/friend", "condition=Ready");
+    ns.kubectl(&[
+        "create",
+        "secret",
+        "docker-registry",
+        "wrong-key",
+        &server,
+        "--docker-username=tester",
+        "--docker-password=wrong",
+    ])
+    .ok();
+    for (name, secret) in [("wrong", "wrong-key"), ("keyless", "no-such-key")] {
+        let more = json!({"imagePullSecrets": [{"name": secret}], "imagePullPolicy": "Always"});
+        ns.create_from(&pod(name, &image, more));
+        waits_for(&ns, name, "ImagePullBackOff");
+        events_say(&ns, name, "may require authorization: authorization failed");
+    }
+    events_say(
+        &ns,
+        "keyless",
+        "Unable to retrieve some image pull secrets (no-such-key); attempting to pull the image may not succeed.",
+    );
     ns.kubectl(&["patch", "serviceaccount", "default", "-p", r#"{"imagePullSecrets":[{"name":"key"}]}"#])
         .ok();
     ns.create_from(&pod("by-account", &image, json!({"imagePullPolicy": "Always"})));
@@ -171,6 +256,12 @@ fn images_that_are_not_there() {
     ns.kubectl(&["get", "pod", "p"]).says("ImagePullBackOff").ok();
     ns.create_from(&pod("invalid", "UPPER:1", json!({})));
     waits_for(&ns, "invalid", "InvalidImageName");
+    events_say(
+        &ns,
+        "invalid",
+        "Failed to apply default image tag \"UPPER:1\": couldn't parse image name \"UPPER:1\": invalid reference format",
+    );
+    events_say(&ns, "invalid", "Error: InvalidImageName");
     // It appears: the pod starts by itself.
     registry.push(&image_tar("busybox"), "nothing", "1");
     ns.wait("pod/p", "condition=Ready");
