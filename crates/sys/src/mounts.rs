@@ -75,13 +75,6 @@ pub fn is_mount_point(path: &Path) -> bool {
     fs::symlink_metadata(parent).is_ok_and(|up| up.dev() != own.dev() || up.ino() == own.ino())
 }
 
-/// Makes a mount and all below it shared with (`rshared`) or slave of (`rslave`) its peers.
-pub fn set_propagation(target: &Path, shared: bool) -> Result<()> {
-    let kind = if shared { MsFlags::MS_SHARED } else { MsFlags::MS_SLAVE };
-    mount(None::<&str>, target, None::<&str>, kind | MsFlags::MS_REC, None::<&str>)
-        .doing(|| format!("set propagation of {}", target.display()))
-}
-
 fn mount_points(table: &[u8]) -> impl Iterator<Item = PathBuf> {
     table.split(|b| *b == b'\n').filter_map(|line| {
         let field = line.split(|b| *b == b' ').nth(4)?;

@@ -46,7 +46,7 @@ impl Kind {
 }
 
 /// Makes new namespaces of `kinds` and pins each as `<dir>/<net|ipc|uts>`. `setup` runs inside them
-/// (host name, sysctls, loopback) before they are pinned. On error nothing stays pinned.
+/// (host name, sysctls) before they are pinned. On error nothing stays pinned.
 pub fn create_pinned(kinds: &[Kind], dir: &Path, setup: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let flags = kinds.iter().fold(CloneFlags::empty(), |all, kind| all | kind.flag());
     fs::create_dir_all(dir).doing(|| format!("create {}", dir.display()))?;
@@ -106,24 +106,6 @@ pub fn is_pinned(path: &Path) -> bool {
 /// Sets the host name of the calling thread's uts namespace.
 pub fn set_hostname(name: &str) -> Result<()> {
     nix::unistd::sethostname(name).doing(|| format!("set host name {name}"))
-}
-
-/// Brings the loopback interface of the calling thread's network namespace up.
-pub fn loopback_up() -> Result<()> {
-    use std::os::fd::AsRawFd;
-    let socket = crate::sockets::datagram_socket()?;
-    // SAFETY: `ifreq` is plain data; the name fits and stays NUL-terminated; the kernel reads and writes only it.
-    unsafe {
-        let mut request: nix::libc::ifreq = std::mem::zeroed();
-        for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-            *slot = *byte as nix::libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (nix::libc::IFF_UP | nix::libc::IFF_RUNNING) as i16;
-        match nix::libc::ioctl(socket.as_raw_fd(), nix::libc::SIOCSIFFLAGS, &request) {
-            0 => Ok(()),
-            _ => Err(Error::last("bring loopback up")),
-        }
-    }
 }
 
 /// Writes one sysctl (`net.core.somaxconn`, dots or slashes) as seen by the calling thread's namespaces.
@@ -200,11 +182,7 @@ mod tests {
             return eprintln!("passed over: needs root");
         }
         let dir = std::env::temp_dir().join(format!("corten-sys-ns-{}", std::process::id()));
-        create_pinned(&[Kind::Net, Kind::Uts], &dir, || {
-            set_hostname("pinned")?;
-            loopback_up()
-        })
-        .unwrap();
+        create_pinned(&[Kind::Net, Kind::Uts], &dir, || set_hostname("pinned")).unwrap();
         let name = run_in(Kind::Uts, &dir.join("uts"), || nix::unistd::gethostname().unwrap()).unwrap();
         assert_eq!(name.to_str(), Some("pinned"));
         let links =

@@ -79,11 +79,6 @@ pub fn kill(pid: i32, number: i32) -> Result<()> {
     }
 }
 
-/// Orphans below this process become its children instead of init's.
-pub fn become_subreaper() -> Result<()> {
-    nix::sys::prctl::set_child_subreaper(true).doing(|| "become subreaper".into())
-}
-
 /// Leaves the parent's session and terminal, so that signals to it do not reach us.
 pub fn leave_session() {
     let _ = nix::unistd::setsid();

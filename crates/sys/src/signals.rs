@@ -23,12 +23,3 @@ pub fn signal_descriptor(signals: &[Signal]) -> Result<SignalFd> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .doing(|| format!("signalfd for {signals:?}"))
 }
-
-/// Ignores `signals` from now on.
-pub fn ignore(signals: &[Signal]) {
-    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    for signal in signals {
-        // SAFETY: ignoring runs none of our code.
-        let _ = unsafe { sigaction(*signal, &action) };
-    }
-}

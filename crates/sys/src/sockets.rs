@@ -6,10 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
-    sendmsg, socket,
-};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
 
 use crate::error::{Context, Error, Result};
@@ -56,12 +53,6 @@ pub fn receive_descriptor(stream: &UnixStream) -> Result<OwnedFd> {
             source: std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no descriptor in the message"),
         }),
     }
-}
-
-/// An unconnected datagram socket: the handle that interface ioctls want.
-pub(crate) fn datagram_socket() -> Result<OwnedFd> {
-    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .doing(|| "open datagram socket".into())
 }
 
 /// Reaches the socket through its directory's descriptor, which keeps the name short.
