@@ -194,7 +194,23 @@ fn look_at_host(cgroups: &HostCgroups, root: &str) -> Host {
         Version::V2 => file("memory.swap.max"),
     };
     let hostname = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
-    Host { cgroups: cgroups.version(), cgroup_mounts: cgroups.mount_points(), swap_limits, hostname }
+    Host {
+        cgroups: cgroups.version(),
+        cgroup_mounts: cgroups.mount_points(),
+        swap_limits,
+        hostname,
+        least_oom_score_adj: least_oom_score_adj(),
+    }
+}
+
+/// The kernel lets only CAP_SYS_RESOURCE go below what a process has already.
+fn least_oom_score_adj() -> i64 {
+    const LEAST: i64 = -1000;
+    if caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false) {
+        return LEAST;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
 }
 
 /// A new id: 64 hexadecimal digits, as CRI clients expect them.

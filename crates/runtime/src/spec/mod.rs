@@ -42,6 +42,16 @@ pub(crate) struct Host {
     pub swap_limits: bool,
     /// The node's host name, for pods on the host network.
     pub hostname: String,
+    /// The lowest OOM score adjustment that this process may give: its own where it lacks CAP_SYS_RESOURCE.
+    pub least_oom_score_adj: i64,
+}
+
+impl Host {
+    /// The adjustment that a container gets: as asked for, or as near as the host lets us. A container that is a little more
+    /// likely to be killed under memory pressure beats one that cannot start.
+    fn oom_score_adj(&self, asked: i64) -> i64 {
+        asked.max(self.least_oom_score_adj)
+    }
 }
 
 /// The sandbox as a container sees it.
@@ -105,7 +115,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Output> {
         "noNewPrivileges": context.no_new_privs,
     });
     if let Some(resources) = input.config.linux.as_ref().and_then(|l| l.resources.as_ref()) {
-        process["oomScoreAdj"] = json!(resources.oom_score_adj);
+        process["oomScoreAdj"] = json!(input.host.oom_score_adj(resources.oom_score_adj));
     }
     let spec = json!({
         "ociVersion": "1.2.0",
@@ -141,7 +151,7 @@ pub(crate) fn exec_process(spec: &Value, command: &[String], terminal: bool) -> 
 pub(crate) fn replace_resources(spec: &mut Value, resources: &LinuxContainerResources, host: &Host) {
     let devices = spec["linux"]["resources"]["devices"].as_array().cloned().unwrap_or_default();
     spec["linux"]["resources"] = resources::to_oci(Some(resources), host, devices);
-    spec["process"]["oomScoreAdj"] = json!(resources.oom_score_adj);
+    spec["process"]["oomScoreAdj"] = json!(host.oom_score_adj(resources.oom_score_adj));
 }
 
 fn has_variable(env: &Value, prefix: &str) -> bool {

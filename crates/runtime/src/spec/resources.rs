@@ -91,7 +91,14 @@ mod tests {
     use super::*;
 
     fn host(swap_limits: bool) -> Host {
-        Host { cgroups: Version::V1, cgroup_mounts: Vec::new(), swap_limits, hostname: "h".into() }
+        let hostname = "h".into();
+        Host {
+            cgroups: Version::V1,
+            cgroup_mounts: Vec::new(),
+            swap_limits,
+            hostname,
+            least_oom_score_adj: -1000,
+        }
     }
 
     #[test]

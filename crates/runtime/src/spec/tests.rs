@@ -56,6 +56,7 @@ impl Case {
             cgroup_mounts: vec![("memory".into(), "/sys/fs/cgroup/memory".into())],
             swap_limits: false,
             hostname: "node".into(),
+            least_oom_score_adj: 0,
         };
         let pod = Pod { dir: "/pod".into(), hostname: "pod-name".into() };
         build(&Input {
@@ -156,4 +157,15 @@ fn exec_runs_another_command_as_the_same_user() {
     assert_eq!((&process["args"], &process["user"]["uid"]), (&json!(["ls", "-l"]), &json!(7)));
     assert!(has_variable(&process["env"], "TERM="));
     let _: HashMap<String, Value> = serde_json::from_value(process).unwrap();
+}
+
+/// A host without CAP_SYS_RESOURCE refuses -997, what a guaranteed pod asks for; the container starts with what it may have.
+#[test]
+fn oom_scores_stay_within_what_the_host_allows() {
+    for (asked, given) in [(-997, 0), (0, 0), (1000, 1000)] {
+        let mut case = Case::new(&format!("oom{asked}"));
+        let resources = LinuxContainerResources { oom_score_adj: asked, ..Default::default() };
+        case.config.linux.as_mut().unwrap().resources = Some(resources);
+        assert_eq!(case.build().unwrap().spec["process"]["oomScoreAdj"], given, "{asked}");
+    }
 }
