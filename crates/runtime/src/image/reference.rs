@@ -73,7 +73,100 @@ pub(super) fn normalise(name: &str) -> Result<Reference, ImageError> {
     if name.len() == 64 && is_lower_hex(name) {
         return Err(invalid(&"name cannot be 64 hex digits"));
     }
-    name.parse::<Reference>().map_err(|error| invalid(&error))
+    parse(name).map_err(|why| invalid(&why))
+}
+
+const HUB: &str = "docker.io";
+const HUB_LEGACY: &str = "index.docker.io";
+const MALFORMED: &str = "invalid reference format";
+
+/// Names are read by hand: `oci_client`'s own parser is one large regular expression, whose matching state takes 6 MB a
+/// thread and stays there.
+fn parse(text: &str) -> Result<Reference, &'static str> {
+    if text.is_empty() {
+        return Err("repository name must have at least one component");
+    }
+    let (rest, digest) = match text.rsplit_once('@') {
+        Some((rest, digest)) => (rest, Some(checked_digest(digest)?)),
+        None => (text, None),
+    };
+    let (name, tag) = match rest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (rest, None),
+    };
+    let (registry, repository) = split_registry(name)?;
+    if repository.len() > 255 {
+        return Err("repository name must not be more than 255 characters");
+    }
+    if !tag.is_none_or(is_tag) || !repository.split('/').all(is_path_component) {
+        return Err(MALFORMED);
+    }
+    let owned = str::to_owned;
+    Ok(match (tag, digest) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(registry, repository, owned(tag), owned(digest))
+        }
+        (None, Some(digest)) => Reference::with_digest(registry, repository, owned(digest)),
+        (tag, None) => Reference::with_tag(registry, repository, owned(tag.unwrap_or("latest"))),
+    })
+}
+
+/// The first component is a registry when it has a dot or a port, or is `localhost`; Docker Hub is the default.
+fn split_registry(name: &str) -> Result<(String, String), &'static str> {
+    let (registry, repository) = match name.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        _ => (HUB, name),
+    };
+    if !is_registry(registry) {
+        return Err(MALFORMED);
+    }
+    let registry = if registry == HUB_LEGACY { HUB } else { registry };
+    let official = registry == HUB && !repository.contains('/');
+    let repository = if official { format!("library/{repository}") } else { repository.to_owned() };
+    Ok((registry.to_owned(), repository))
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.split('.').all(label) && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Lower-case letters and digits, joined by one dot, one or two underscores, or any number of dashes.
+fn is_path_component(text: &str) -> bool {
+    let alnum = |b: char| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let joins = |join: &str| matches!(join, "" | "." | "_" | "__") || join.bytes().all(|b| b == b'-');
+    text.starts_with(alnum) && text.ends_with(alnum) && text.split(alnum).all(joins)
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+        && !text.starts_with(['.', '-'])
+}
+
+fn checked_digest(text: &str) -> Result<&str, &'static str> {
+    let (algorithm, digits) = text.split_once(':').ok_or(MALFORMED)?;
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return Err("unsupported digest algorithm"),
+    };
+    if digits.len() != length {
+        return Err("invalid checksum digest length");
+    }
+    if digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(text)
+    } else {
+        Err("invalid checksum digest format")
+    }
 }
 
 /// `registry/repository`, with Docker Hub spelled out.
@@ -123,6 +216,20 @@ mod tests {
             ("localhost/app", "localhost/app:latest"),
             ("localhost:5000/app:v1", "localhost:5000/app:v1"),
             ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
+            ("test.com:5000", "docker.io/library/test.com:5000"),
+            ("sub-dom1.foo.com/bar/baz_x/q__u--u.x:V_1.2-x", "sub-dom1.foo.com/bar/baz_x/q__u--u.x:V_1.2-x"),
+            ("foo_bar.com:8080", "docker.io/library/foo_bar.com:8080"),
+            ("a___b", ""),
+            ("a..b", ""),
+            ("a/", ""),
+            ("/a", ""),
+            ("a//b", ""),
+            ("a:-x", ""),
+            ("a:b:c", ""),
+            ("host.:80/a", ""),
+            ("host.io:x/a", ""),
+            ("a@b", ""),
+            ("a@md5:00", ""),
             ("ghcr.io/Org/app", ""),
             ("nginx:", ""),
             ("", ""),
