@@ -45,6 +45,13 @@ impl Worker {
                 }
                 Flow::Again
             }
+            Step::RemoveSandbox { id } => {
+                if let Err(error) = self.host.cri.remove_sandbox(&id).await {
+                    tracing::warn!(pod = spec::describe(&self.pod), %error, "old sandbox is not removed");
+                    return Flow::Sleep(Some(add(Timestamp::now(), CLEANUP_RETRY)));
+                }
+                Flow::Again
+            }
             Step::TakeDown => self.take_down(),
             Step::Cleanup => self.cleanup(observed).await,
         }

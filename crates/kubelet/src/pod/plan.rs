@@ -103,6 +103,11 @@ pub enum Step {
         /// CRI id.
         id: String,
     },
+    /// Remove a sandbox that another one has replaced and that holds nothing.
+    RemoveSandbox {
+        /// CRI id.
+        id: String,
+    },
     /// Everything has ended: take the volumes down, keep what describes the end.
     TakeDown,
     /// Everything has ended and the pod is deleted: remove what is left of it.
@@ -462,6 +467,11 @@ impl Planner<'_> {
                 self.plan.steps.push(Step::Remove { id: container.id.clone() });
             }
         }
+        // The newest sandbox tells the attempt number and the addresses; older ones that are down are only litter.
+        let holds = |id: &str| self.s.observed.containers.iter().any(|c| c.sandbox == id);
+        let replaced = self.s.observed.sandboxes.iter().skip(1).filter(|s| !s.ready && !holds(&s.id));
+        let steps: Vec<Step> = replaced.map(|s| Step::RemoveSandbox { id: s.id.clone() }).collect();
+        self.plan.steps.extend(steps);
     }
 }
 

@@ -79,6 +79,7 @@ fn short(plan: &Plan) -> Vec<String> {
         Step::Kill { name, grace, .. } => format!("kill {name} {grace}"),
         Step::Remove { id } => format!("remove {id}"),
         Step::StopSandbox { id } => format!("stop {id}"),
+        Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
         Step::TakeDown => "take down".to_owned(),
         Step::Cleanup => "cleanup".to_owned(),
     };
@@ -224,6 +225,12 @@ fn a_dead_sandbox_is_replaced_and_its_containers_run_again() {
     assert_eq!(short(&plan(&pod, &seen, &ready(), None)), ["prepare false Some(1)"]);
     seen.sandboxes.insert(0, sandbox(true, 1));
     assert_eq!(short(&plan(&pod, &seen, &ready(), None)), ["start i1/1"]);
+    seen.containers.clear();
+    assert_eq!(
+        short(&plan(&pod, &seen, &ready(), None)),
+        ["start i1/0", "remove sandbox s0"],
+        "nothing needs it"
+    );
 }
 
 #[test]
