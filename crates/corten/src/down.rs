@@ -54,7 +54,7 @@ fn end_process(pid: i32) -> Result<()> {
 }
 
 /// Has the process ended within the time?
-fn wait(process: &PidFd, patience: Duration) -> Result<bool> {
+pub fn wait(process: &PidFd, patience: Duration) -> Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -3,10 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use corten_sys::process::PidFd;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// A process that has just been killed may hold the lock for a moment: so long it may take.
+const DYING: Duration = Duration::from_secs(1);
 
 /// Held while the cluster runs; the kernel lets go of the lock however the process ends.
 #[derive(Debug)]
@@ -19,6 +24,9 @@ impl PidFile {
     pub fn take(path: &Path) -> Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        if let Some(other) = running(path).ok().flatten().and_then(|pid| PidFd::open(pid).ok()) {
+            crate::down::wait(&other, DYING)?;
         }
         let file = open(path)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
