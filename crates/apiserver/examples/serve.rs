@@ -26,6 +26,7 @@ async fn main() -> Result<()> {
     let issuer = Issuer::new(ca, ca_key);
     let (serving_pem, serving_key) = leaf(&issuer, "kube-apiserver", "", &["127.0.0.1", "localhost"])?;
     let (admin_pem, admin_key) = leaf(&issuer, "kubernetes-admin", "system:masters", &[])?;
+    fs::write(format!("{dir}/ca.crt"), &ca_pem)?;
     write_kubeconfig(&dir, port, &admin_pem, &admin_key)?;
     let signing = KeyPair::generate()?;
     let mut config = Config::new(Arc::new(Embedded::open(Options::new(format!("{dir}/store")))?));
@@ -63,7 +64,7 @@ fn write_kubeconfig(dir: &str, port: u16, cert: &str, key: &str) -> Result<()> {
     fs::write(format!("{dir}/admin.crt"), cert)?;
     fs::write(format!("{dir}/admin.key"), key)?;
     let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: https://127.0.0.1:{port}\n    insecure-skip-tls-verify: true\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user:\n    client-certificate: admin.crt\n    client-key: admin.key\n"
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    server: https://127.0.0.1:{port}\n    certificate-authority: ca.crt\ncontexts:\n- name: c\n  context: {{cluster: c, user: u}}\nusers:\n- name: u\n  user:\n    client-certificate: admin.crt\n    client-key: admin.key\n"
     );
     Ok(fs::write(format!("{dir}/kubeconfig"), text)?)
 }

@@ -741,3 +741,52 @@ async fn forgotten_history_is_told() {
     assert_eq!(server.ask("GET", &format!("{MAPS}?{exact}"), "").await.code, 410);
     assert_eq!(server.ask("GET", &format!("{MAPS}?continue=garbage"), "").await.code, 400);
 }
+
+#[tokio::test]
+async fn a_server_on_loopback_has_its_endpoints() {
+    let local = |c: &mut crate::Config| c.advertise_address = std::net::Ipv4Addr::LOCALHOST.into();
+    let server = TestServer::start_with(local).await;
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    assert_eq!(server.ask("GET", path, "").await.code, 200);
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_on_request() {
+    use std::io::Read;
+    let server = TestServer::start().await;
+    for i in 0..4 {
+        let big =
+            map(&format!("m{i}"), "1").replace(r#""k":"1""#, &format!(r#""k":"{}""#, "x".repeat(60_000)));
+        assert_eq!(server.ask("POST", MAPS, big).await.code, 201);
+    }
+    let request = http::Request::builder().uri(MAPS).header("accept-encoding", "gzip");
+    let peer = crate::Peer::InProcess(std::sync::Arc::new(crate::User::new("a", [crate::user::MASTERS])));
+    let response = server.api.handle(request.body(crate::body::empty()).unwrap(), peer).await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    assert!(bytes.len() < 10_000);
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 4);
+    let plain = server.ask("GET", MAPS, "").await;
+    assert!(!plain.headers.contains_key("content-encoding"));
+    assert_eq!(plain.json(), list);
+}
+
+#[tokio::test]
+async fn protobuf_bodies() {
+    let server = TestServer::start().await;
+    let object = crate::decode::json(map("p", "1").into()).unwrap();
+    let body = corten_api::protobuf::encode(&object).unwrap();
+    let request = http::Request::builder()
+        .method("POST")
+        .uri(MAPS)
+        .header("content-type", "application/vnd.kubernetes.protobuf")
+        .body(crate::body::full(body))
+        .unwrap();
+    let peer = crate::Peer::InProcess(std::sync::Arc::new(crate::User::new("a", [crate::user::MASTERS])));
+    assert_eq!(server.api.handle(request, peer).await.status(), 201);
+    let made = server.ask("GET", &format!("{MAPS}/p"), "").await.json();
+    assert_eq!(made["data"]["k"], "1");
+}

@@ -130,9 +130,10 @@ async fn pass(
     *out.headers_mut() = forwarded(&parts.headers, upgrade.as_ref());
     let host = HeaderValue::from_str(&target.authority()).map_err(Status::internal)?;
     out.headers_mut().insert(HOST, host);
-    let mut response = link::send(server, &target, out)
-        .await
-        .map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
+    let mut response = link::send(server, &target, out).await.map_err(|error| match plain {
+        true => Status::unavailable(format!("error trying to reach service: {error}")),
+        false => Status::internal(format!("error dialing backend: {error}")),
+    })?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client = client.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
         let backend = hyper::upgrade::on(&mut response);
