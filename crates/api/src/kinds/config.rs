@@ -217,7 +217,10 @@ mod tests {
             assert_eq!(create_errors("", kind, yaml), *wanted, "{yaml}");
         }
         let big = format!("{{data: {{a: {}}}}}", "x".repeat(super::DATA_MAX_BYTES + 1));
-        assert_eq!(create_errors("", "ConfigMap", &big), ["[]: Too long: may not be more than 1048576 bytes"]);
+        assert_eq!(
+            create_errors("", "ConfigMap", &big),
+            ["[]: Too long: may not be more than 1048576 bytes"]
+        );
     }
 
     #[test]
