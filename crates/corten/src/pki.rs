@@ -78,11 +78,6 @@ impl Pki {
         &self.ca_cert
     }
 
-    /// The CA certificate's file.
-    pub fn ca_file(&self) -> PathBuf {
-        self.dir.join("ca.crt")
-    }
-
     /// A certificate with which a client proves who it is.
     pub fn client(&self, who: &Identity<'_>) -> Result<Pair> {
         let mut params = CertificateParams::default();

@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::build;
 
@@ -23,6 +23,7 @@ cat
 #[derive(Debug)]
 pub struct Watchdog {
     _line: ChildStdin,
+    _shell: Child,
 }
 
 impl Watchdog {
@@ -44,6 +45,7 @@ impl Watchdog {
         let out = child.stdout.take().expect("its output is a pipe");
         BufReader::new(out).read_line(&mut said).expect("the watchdog speaks");
         assert_eq!(said, "locked\n", "another test cluster does not go away");
-        Self { _line: child.stdin.take().expect("its input is a pipe") }
+        let line = child.stdin.take().expect("its input is a pipe");
+        Self { _line: line, _shell: child }
     }
 }

@@ -59,11 +59,11 @@ pub fn hash_of(revision: &ControllerRevision) -> &str {
 }
 
 /// Revisions beyond the limit that no pod is of, oldest first.
-pub fn surplus<'a>(
+pub fn surplus(
     limit: i32,
-    revisions: &'a [Arc<ControllerRevision>],
+    revisions: &[Arc<ControllerRevision>],
     in_use: impl Fn(&str) -> bool,
-) -> Vec<&'a Arc<ControllerRevision>> {
+) -> Vec<&Arc<ControllerRevision>> {
     let mut unused: Vec<_> = revisions.iter().filter(|r| !in_use(hash_of(r))).collect();
     unused.sort_by_key(|r| r.revision);
     let keep = usize::try_from(limit).unwrap_or_default();

@@ -200,11 +200,11 @@ pub fn scale_in_proportion(bounds: Bounds, sets: &[Arc<ReplicaSet>]) -> Vec<Scal
 }
 
 /// Old replica sets without pods beyond the limit of the history, oldest first.
-pub fn surplus_history<'a>(
+pub fn surplus_history(
     limit: i32,
-    old: &'a [Arc<ReplicaSet>],
+    old: &[Arc<ReplicaSet>],
     revision: impl Fn(&ReplicaSet) -> i64,
-) -> Vec<&'a Arc<ReplicaSet>> {
+) -> Vec<&Arc<ReplicaSet>> {
     let mut unused: Vec<&Arc<ReplicaSet>> = old
         .iter()
         .filter(|set| {

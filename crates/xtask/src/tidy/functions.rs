@@ -15,12 +15,10 @@ pub fn functions(lines: &[&str]) -> Vec<Function> {
 fn function(lines: &[&str], at: usize, line: &str) -> Option<Function> {
     let name = name(line.trim_start())?;
     let indent = &line[..line.len() - line.trim_start().len()];
-    let mut length = 1;
     if line.ends_with('}') || line.ends_with(';') {
-        return line.ends_with('}').then(|| Function { name: name.to_owned(), lines: length });
+        return line.ends_with('}').then(|| Function { name: name.to_owned(), lines: 1 });
     }
-    for next in &lines[at + 1..] {
-        length += 1;
+    for (length, next) in (2..).zip(&lines[at + 1..]) {
         let Some(rest) = next.strip_prefix(indent) else { continue };
         if rest == "}" {
             return Some(Function { name: name.to_owned(), lines: length });
