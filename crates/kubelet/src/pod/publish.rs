@@ -129,17 +129,21 @@ impl Sender {
 
     fn failed(&self, what: &str, error: &Error) -> Outcome {
         match error {
-            // 409: the uid is another one's, so ours is gone
-            Error::Api(status) if status.code == 404 || (status.code == 409 && what == "delete") => {
+            Error::Api(status) if status.code == 404 || is_another(status.code, &status.message) => {
                 Outcome::Gone
             }
-            Error::Api(status) if status.code == 409 && status.message.contains("uid") => Outcome::Gone,
             error => {
                 tracing::warn!(pod = self.name, %error, "{what} of pod status failed");
                 Outcome::Again
             }
         }
     }
+}
+
+/// Whether an answer says that the object of that name has another uid, so that ours is gone. Every other
+/// conflict is one with somebody who wrote at the same time, and passes.
+fn is_another(code: u16, message: &str) -> bool {
+    code == 409 && message.contains("UID in precondition")
 }
 
 /// The strategic merge patch from `old` to `new`; `None` when they are the same to the API.
@@ -216,6 +220,14 @@ mod tests {
                 "conditions": [{"type": "B", "status": "True", "reason": null, "message": null}]}})
         );
         assert_eq!(status_patch("u", &new, &new), None);
+    }
+
+    #[test]
+    fn only_a_conflict_of_uids_means_that_the_pod_is_gone() {
+        let uid = "Operation cannot be fulfilled on pods \"p\": Precondition failed: UID in precondition: a, UID in object meta: b";
+        let race = "Operation cannot be fulfilled on pods \"uid\": the object has been modified; please apply your changes to the latest version and try again";
+        assert!(is_another(409, uid));
+        assert!(!is_another(409, race) && !is_another(500, uid));
     }
 
     #[test]
