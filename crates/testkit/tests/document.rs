@@ -215,7 +215,7 @@ fn the_other_examples_work() {
         ns.kubectl(&["logs", "volumes"]).stdout.contains("Hello from a ConfigMap").then_some(())
     });
     let log = ns.kubectl(&["logs", "volumes"]);
-    for word in ["a blue hello from 10.", "/config/colour", "/secret/password", "/pod/labels", "/all/token"] {
+    for word in ["a blue hello from 10.", "\ncolour\n", "\npassword\n", "\nlabels\n", "\ntoken\n"] {
         log.says(word);
     }
     ns.kubectl(&["logs", "lifecycle"]).says("prepared\ndone").ok();
