@@ -101,6 +101,9 @@ impl fmt::Display for Output {
     }
 }
 
+/// A watch that says nothing for so long is checked against a list.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Objects by name, as a watch sees them.
 pub type Objects = BTreeMap<String, Value>;
 
@@ -198,12 +201,14 @@ impl<'a> Namespace<'a> {
             all.extend(["-o", "json", "-w", "--output-watch-events"]);
             let mut running = self.spawn(&all);
             let events = running.json_stream();
-            // What was there at first is told again as ADDED; what went meanwhile is not told: start anew from the stream.
+            // What was there at first is told again as ADDED. What went between our list and kubectl's own is told by nobody:
+            // when the stream is silent, a look at the list settles it.
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
-                match events.recv_timeout(left) {
+                match events.recv_timeout(left.min(SILENCE)) {
                     Ok(event) => take(&mut objects, &event),
-                    Err(RecvTimeoutError::Timeout) => return Err(objects),
+                    Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(objects),
+                    Err(RecvTimeoutError::Timeout) => objects = self.list(words),
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
                 if done(&objects) {
