@@ -184,8 +184,12 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. Nothing is written that is there already: a cluster must come back on a disk that has
+/// become full.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);
     let write = || -> std::io::Result<()> {
@@ -221,5 +225,16 @@ mod tests {
         let first = serve("127.0.0.1").read().unwrap().0;
         assert_eq!(serve("127.0.0.1").read().unwrap().0, first);
         assert_ne!(serve("127.0.0.2").read().unwrap().0, first);
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.names");
+        write(&path, b"same", 0o644).unwrap();
+        // Stands in for a full disk: the temporary file cannot be made.
+        fs::create_dir(dir.path().join("a.new")).unwrap();
+        write(&path, b"same", 0o644).unwrap();
+        assert!(write(&path, b"other", 0o644).is_err());
     }
 }
