@@ -226,7 +226,11 @@ fn read_text(path: &Path) -> Option<String> {
 
 /// Readers see the old or the new content, never a part. Not synced: records matter only as long as the
 /// kernel that holds the links lives.
+/// Writes nothing that is there already: a node must come back on a disk that has become full.
 fn write_atomically(path: &Path, content: &[u8]) -> Result<(), NetworkError> {
+    if std::fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
     let mut draft = path.as_os_str().to_owned();
     draft.push(".tmp");
     std::fs::write(&draft, content)
@@ -241,6 +245,17 @@ mod tests {
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod-cidr");
+        write_atomically(&path, b"10.0.0.0/24").unwrap();
+        // Stands in for a full disk: the draft cannot be made.
+        std::fs::create_dir(dir.path().join("pod-cidr.tmp")).unwrap();
+        write_atomically(&path, b"10.0.0.0/24").unwrap();
+        assert!(write_atomically(&path, b"10.0.1.0/24").is_err());
     }
 
     fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {
