@@ -202,11 +202,17 @@ impl<'a> Namespace<'a> {
             let mut running = self.spawn(&all);
             let events = running.json_stream();
             // What was there at first is told again as ADDED. What went between our list and kubectl's own is told by nobody:
-            // when the stream is silent, a look at the list settles it.
+            // the first event, and a silent stream, ask for a list that is newer than kubectl's.
+            let mut listed = false;
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match events.recv_timeout(left.min(SILENCE)) {
-                    Ok(event) => take(&mut objects, &event),
+                    Ok(event) => {
+                        if !std::mem::replace(&mut listed, true) {
+                            objects = self.list(words);
+                        }
+                        take(&mut objects, &event);
+                    }
                     Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(objects),
                     Err(RecvTimeoutError::Timeout) => objects = self.list(words),
                     Err(RecvTimeoutError::Disconnected) => break,
@@ -250,13 +256,29 @@ fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Applies an event unless the objects are newer: those of a list that was made after the watch began.
 fn take(objects: &mut Objects, event: &Value) {
     let object = &event["object"];
-    if event["type"] == "DELETED" {
+    let known = objects.get(&name(object));
+    let is_old = match known {
+        Some(known) => {
+            version(known) >= version(object) && known["metadata"]["uid"] == object["metadata"]["uid"]
+        }
+        // Ending, and not in the newer list: gone.
+        None => object["metadata"]["deletionTimestamp"].is_string(),
+    };
+    if is_old || !object["metadata"]["name"].is_string() {
+        return;
+    }
+    if deleted {
         objects.remove(&name(object));
-    } else if object["metadata"]["name"].is_string() {
+    } else {
         objects.insert(name(object), object.clone());
     }
+}
+
+fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or_default()
 }
 
 /// A program in the background, ended with the value.
