@@ -259,8 +259,9 @@ fn name(object: &Value) -> String {
 /// Applies an event unless the objects are newer: those of a list that was made after the watch began.
 fn take(objects: &mut Objects, event: &Value) {
     let object = &event["object"];
-    let known = objects.get(&name(object));
-    let is_old = match known {
+    let deleted = event["type"] == "DELETED";
+    let is_old = match objects.get(&name(object)) {
+        Some(known) if deleted => version(known) > version(object),
         Some(known) => {
             version(known) >= version(object) && known["metadata"]["uid"] == object["metadata"]["uid"]
         }
