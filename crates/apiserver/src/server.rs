@@ -9,19 +9,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
-use crate::authn::{Peer, user_of_certificate};
+use crate::authn::{ClientCerts, Peer};
 use crate::body::boxed;
 
 /// A client has so long for the TLS handshake, and as long for the head of a request.
@@ -58,7 +57,8 @@ impl ApiServer {
         cert: &ServingCert,
         shutdown: CancellationToken,
     ) -> io::Result<()> {
-        let tls = TlsAcceptor::from(Arc::new(tls_config(cert, self.config().client_ca_pem.as_deref())?));
+        let clients = self.config().client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
+        let tls = TlsAcceptor::from(Arc::new(tls_config(cert, clients.clone())?));
         let places = Arc::new(Semaphore::new(self.config().limits.connections));
         let connections = TaskTracker::new();
         loop {
@@ -72,9 +72,10 @@ impl ApiServer {
                 continue;
             };
             let (server, tls, shutdown) = (self.clone(), tls.clone(), shutdown.clone());
+            let clients = clients.clone();
             connections.spawn(async move {
                 let _place = place;
-                if let Err(error) = server.serve_connection(tcp, tls, shutdown).await {
+                if let Err(error) = server.serve_connection(tcp, tls, clients, shutdown).await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
@@ -89,11 +90,13 @@ impl ApiServer {
         &self,
         tcp: TcpStream,
         tls: TlsAcceptor,
+        clients: Option<Arc<ClientCerts>>,
         shutdown: CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         tcp.set_nodelay(true)?;
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(tcp)).await??;
-        let peer = peer_of(&stream);
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = clients.map_or(Peer::Network(None), |clients| clients.judge(shown, UnixTime::now()));
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (server, peer) = (self.clone(), peer.clone());
             async move { Ok::<_, Infallible>(server.handle(request.map(boxed), peer).await) }
@@ -126,31 +129,23 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-fn peer_of(stream: &TlsStream<TcpStream>) -> Peer {
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    Peer::Network(certificates.first().and_then(|c| user_of_certificate(c)).map(Arc::new))
-}
-
-fn tls_config(cert: &ServingCert, client_ca_pem: Option<&[u8]>) -> io::Result<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+fn tls_config(cert: &ServingCert, clients: Option<Arc<ClientCerts>>) -> io::Result<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
-    let builder = match client_ca_pem {
+    let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let roots = Arc::new(roots(pem)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .allow_unauthenticated()
-                .build()
-                .map_err(io::Error::other)?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(clients) => builder.with_client_cert_verifier(clients),
     };
     let (chain, key) = identity(&cert.cert_pem, &cert.key_pem)?;
     let mut config = builder.with_single_cert(chain, key).map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The one implementation of cryptography in the house.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// Reads a chain and its key.

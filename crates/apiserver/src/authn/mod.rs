@@ -12,13 +12,15 @@ use http::header::AUTHORIZATION;
 use crate::ApiServer;
 use crate::user::User;
 
-pub use x509::user_of_certificate;
+pub(crate) use x509::ClientCerts;
 
 /// How a request reached the server.
 #[derive(Clone, Debug)]
 pub enum Peer {
     /// Over a connection; the user of its client certificate, if it showed one.
     Network(Option<Arc<User>>),
+    /// Over a connection, with a client certificate that is not ours or not valid now.
+    Stranger,
     /// From a component in this process, already known.
     InProcess(Arc<User>),
 }
@@ -32,7 +34,7 @@ pub fn is_public(path: &str) -> bool {
 }
 
 impl ApiServer {
-    /// Finds out who asks. A token that is there but wrong is an error even where nobody would do.
+    /// Finds out who asks. A token or a certificate that is there but wrong is an error even where nobody would do.
     ///
     /// Errors: 401.
     pub(crate) async fn authenticate(
@@ -44,11 +46,12 @@ impl ApiServer {
         match peer {
             Peer::InProcess(user) => return Ok(user.clone()),
             Peer::Network(Some(user)) => return Ok(user.clone()),
-            Peer::Network(None) => {}
+            Peer::Network(None) | Peer::Stranger => {}
         }
+        let nobody = matches!(peer, Peer::Network(None));
         match bearer(headers) {
             Some(token) => self.authenticate_token(token).await.ok_or_else(Status::unauthorized),
-            None if is_public(path) => Ok(Arc::new(User::anonymous())),
+            None if nobody && is_public(path) => Ok(Arc::new(User::anonymous())),
             None => Err(Status::unauthorized()),
         }
     }
