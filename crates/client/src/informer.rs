@@ -79,7 +79,16 @@ type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 struct Shared<K> {
     objects: RwLock<BTreeMap<Key, Arc<K>>>,
     handlers: RwLock<Vec<Handler<K>>>,
-    synced: watch::Sender<bool>,
+    first_list: watch::Sender<FirstList>,
+}
+
+/// Where the first list is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstList {
+    Awaited,
+    Arrived,
+    /// The informer was stopped before.
+    Never,
 }
 
 /// A handle to the cache of one kind. Clones share it.
@@ -107,6 +116,7 @@ where
                 () = stop.cancelled() => {}
                 () = running.run(api, config) => {}
             }
+            running.ended();
         });
         informer
     }
@@ -117,7 +127,7 @@ where
             shared: Arc::new(Shared {
                 objects: RwLock::default(),
                 handlers: RwLock::default(),
-                synced: watch::Sender::new(false),
+                first_list: watch::Sender::new(FirstList::Awaited),
             }),
         }
     }
@@ -148,7 +158,18 @@ where
         for key in vanished {
             self.delete(&key);
         }
-        self.shared.synced.send_replace(true);
+        self.mark_synced();
+    }
+
+    /// Nobody will list any more: whoever waits for the first list must not wait for ever.
+    fn ended(&self) {
+        self.shared.first_list.send_if_modified(|first| {
+            let awaited = *first == FirstList::Awaited;
+            if awaited {
+                *first = FirstList::Never;
+            }
+            awaited
+        });
     }
 
     /// Puts an object into the cache and tells the handlers.
@@ -207,19 +228,20 @@ where
 
     /// Has the first list arrived?
     pub fn has_synced(&self) -> bool {
-        *self.shared.synced.borrow()
+        *self.shared.first_list.borrow() == FirstList::Arrived
     }
 
-    /// Waits for the first list.
-    pub async fn synced(&self) {
-        let mut synced = self.shared.synced.subscribe();
-        // The sender lives in `self`, so this can only end with `true`.
-        let _ = synced.wait_for(|synced| *synced).await;
+    /// Waits for the first list. `false`: the informer was stopped before it came, and the cache says nothing.
+    pub async fn synced(&self) -> bool {
+        let mut first_list = self.shared.first_list.subscribe();
+        // The sender lives in `self`: waiting for it cannot fail.
+        let first = first_list.wait_for(|first| *first != FirstList::Awaited).await;
+        first.is_ok_and(|first| *first == FirstList::Arrived)
     }
 
     /// Says that the cache is complete: for tests that feed it by hand.
     pub fn mark_synced(&self) {
-        self.shared.synced.send_replace(true);
+        self.shared.first_list.send_replace(FirstList::Arrived);
     }
 }
 
@@ -267,6 +289,21 @@ mod tests {
         informer.delete(&Key::new("ns", "a"));
         assert_eq!(*seen.lock().unwrap(), ["added a", "updated a", "added b", "deleted a"]);
         assert_eq!(informer.list_namespace("ns").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_list_that_never_comes() {
+        let informer = Informer::<ConfigMap>::detached();
+        let waiting = tokio::spawn({
+            let informer = informer.clone();
+            async move { informer.synced().await }
+        });
+        informer.ended();
+        assert!(!waiting.await.unwrap());
+        assert!(!informer.has_synced());
+        informer.mark_synced();
+        informer.ended();
+        assert!(informer.synced().await);
     }
 
     #[test]

@@ -96,20 +96,18 @@ impl Cluster {
         })
     }
 
-    /// Waits until every informer has its first list.
-    pub async fn synced(&self) {
-        tokio::join!(
-            self.pods.synced(),
-            self.nodes.synced(),
-            self.namespaces.synced(),
-            self.service_accounts.synced(),
-            self.root_cas.synced(),
-            self.replication_controllers.synced(),
-            self.replica_sets.synced(),
-            self.deployments.synced(),
-            self.daemon_sets.synced(),
-            self.revisions.synced(),
-        );
+    /// Waits until every informer has its first list. `false`: they were stopped before.
+    pub async fn synced(&self) -> bool {
+        self.pods.synced().await
+            && self.nodes.synced().await
+            && self.namespaces.synced().await
+            && self.service_accounts.synced().await
+            && self.root_cas.synced().await
+            && self.replication_controllers.synced().await
+            && self.replica_sets.synced().await
+            && self.deployments.synced().await
+            && self.daemon_sets.synced().await
+            && self.revisions.synced().await
     }
 
     /// Events in the name of a controller.

@@ -27,7 +27,9 @@ use tokio_util::sync::CancellationToken;
 /// Runs all controllers until `stop`.
 pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     let cluster = Cluster::start(client, config, stop);
-    cluster.synced().await;
+    if !cluster.synced().await {
+        return;
+    }
     tokio::join!(
         daemon::run(&cluster),
         deployment::run(&cluster),

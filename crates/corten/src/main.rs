@@ -6,17 +6,23 @@ mod down;
 mod image;
 mod kubeconfig;
 mod layout;
+mod parts;
 mod pid_file;
 mod pki;
+mod signals;
 mod up;
 
+use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// What still runs when everything was ended has so long before the process goes.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 /// Threads that run the cluster's tasks; more only cost memory on large machines.
 const MOST_THREADS: usize = 4;
 
@@ -45,10 +51,10 @@ fn run(cli: Cli) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Up(args) if args.detach => detach::detach(&args),
-        Command::Up(args) => runtime()?.block_on(up::up(args.server, Some(args.node))),
-        Command::Server(args) => runtime()?.block_on(up::up(*args, None)),
+        Command::Up(args) => block_on(up::up(args.server, Some(args.node))),
+        Command::Server(args) => block_on(up::up(*args, None)),
         Command::Down(args) => down::down(&args),
-        Command::Image(args) => runtime()?.block_on(image::image(args)),
+        Command::Image(args) => block_on(image::image(args)),
         Command::Kubeconfig(args) => {
             let path = layout::Layout::new(&args.data_dir())?.kubeconfig();
             print!(
@@ -62,8 +68,12 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(threads).enable_all().build().context("cannot start threads")
+    let runtime = builder.worker_threads(threads).enable_all().build().context("cannot start threads")?;
+    let outcome = runtime.block_on(work);
+    // Dropping it would wait for blocking calls without end.
+    runtime.shutdown_timeout(LAST_PATIENCE);
+    outcome
 }

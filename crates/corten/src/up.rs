@@ -18,14 +18,15 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{NodeArgs, ServerArgs};
 use crate::kubeconfig;
 use crate::layout::Layout;
+use crate::parts::{Parts, live};
 use crate::pid_file::PidFile;
 use crate::pki::{Identity, Pki};
+use crate::signals::Signals;
 
 /// Everything that starting a part needs.
 #[derive(Clone)]
@@ -41,43 +42,21 @@ struct Cluster {
 
 /// Runs a cluster until SIGTERM or SIGINT. Progress goes to standard output, one line a step; logs go to standard error.
 pub async fn up(args: ServerArgs, node: Option<NodeArgs>) -> Result<()> {
-    let started = Instant::now();
+    let (started, mut signals) = (Instant::now(), Signals::catch()?);
     let layout = Layout::new(&args.cluster.data_dir())?;
     let _running = PidFile::take(&layout.pid_file())?;
     let pki = Arc::new(Pki::open(&layout.pki())?);
     let node_name = node.as_ref().and_then(|n| n.node_name.clone()).map_or_else(host_name, Ok)?;
     let node_ip = node.as_ref().and_then(|n| n.node_ip).unwrap_or_else(address_of_default_route);
-    let cluster = Cluster { args, layout, pki, node_name, node_ip, stop: CancellationToken::new(), started };
-    let mut parts = JoinSet::new();
-    cluster.start(node.as_ref(), &mut parts).await?;
-    wait_for_end(&cluster.stop, &mut parts).await
-}
-
-/// Waits for a signal or for a part that ends by itself, then lets the others finish.
-async fn wait_for_end(stop: &CancellationToken, parts: &mut JoinSet<Result<()>>) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let first = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        ended = parts.join_next() => match ended {
-            Some(Ok(outcome)) => outcome.and_then(|()| Err(anyhow!("a part of the cluster ended by itself"))),
-            Some(Err(panic)) => Err(panic.into()),
-            None => Ok(()),
-        },
-    };
-    tracing::info!("stopping; containers go on");
-    stop.cancel();
-    while let Some(ended) = parts.join_next().await {
-        if let Ok(Err(error)) = ended {
-            tracing::warn!(%error, "stopped with an error");
-        }
-    }
-    first
+    live(&mut signals, async |parts| {
+        let cluster = Cluster { args, layout, pki, node_name, node_ip, stop: parts.stop(), started };
+        cluster.start(node.as_ref(), parts).await
+    })
+    .await
 }
 
 impl Cluster {
-    async fn start(&self, node: Option<&NodeArgs>, parts: &mut JoinSet<Result<()>>) -> Result<()> {
+    async fn start(&self, node: Option<&NodeArgs>, parts: &mut Parts) -> Result<()> {
         let listener = TcpListener::bind(self.args.listen)
             .await
             .with_context(|| format!("cannot listen on {}", self.args.listen))?;
@@ -132,11 +111,14 @@ impl Cluster {
         ApiServer::new(config).map_err(|why| anyhow!("API server: {why}"))
     }
 
-    fn serve(&self, api: &ApiServer, listener: TcpListener, parts: &mut JoinSet<Result<()>>) -> Result<()> {
+    fn serve(&self, api: &ApiServer, listener: TcpListener, parts: &mut Parts) -> Result<()> {
         let (cert, key) = self.api_server_certificate()?.read()?;
         let cert = ServingCert { cert_pem: cert.into_bytes(), key_pem: key.into_bytes() };
         let (api, stop) = (api.clone(), self.stop.clone());
-        parts.spawn(async move { api.serve_tls(listener, &cert, stop).await.context("API server") });
+        parts.start(
+            "API server",
+            async move { api.serve_tls(listener, &cert, stop).await.context("API server") },
+        );
         Ok(())
     }
 
@@ -179,10 +161,10 @@ impl Cluster {
         Ok(())
     }
 
-    fn start_control_plane(&self, api: &ApiServer, parts: &mut JoinSet<Result<()>>) {
+    fn start_control_plane(&self, api: &ApiServer, parts: &mut Parts) {
         let scheduler = client(api, "system:kube-scheduler", &[]);
         let stop = self.stop.clone();
-        parts.spawn(async move {
+        parts.start("scheduler", async move {
             corten_scheduler::run(scheduler, corten_scheduler::Config::default(), stop).await;
             Ok(())
         });
@@ -193,13 +175,13 @@ impl Cluster {
             ..corten_controllers::Config::default()
         };
         let stop = self.stop.clone();
-        parts.spawn(async move {
+        parts.start("controllers", async move {
             corten_controllers::run(controllers, config, stop).await;
             Ok(())
         });
     }
 
-    fn start_node(&self, node: &NodeArgs, api: &ApiServer, parts: &mut JoinSet<Result<()>>) -> Result<()> {
+    fn start_node(&self, node: &NodeArgs, api: &ApiServer, parts: &mut Parts) -> Result<()> {
         let endpoint = match &node.container_runtime_endpoint {
             Some(endpoint) => endpoint.clone(),
             None => {
@@ -208,14 +190,14 @@ impl Cluster {
             }
         };
         let (config, stop) = (self.kubelet_config(node, api, &endpoint)?, self.stop.clone());
-        parts.spawn(async move {
+        parts.start("kubelet", async move {
             let kubelet = Kubelet::new(config).await.context("kubelet")?;
             kubelet.run(stop).await.context("kubelet")
         });
         Ok(())
     }
 
-    fn start_runtime(&self, node: &NodeArgs, parts: &mut JoinSet<Result<()>>) -> Result<()> {
+    fn start_runtime(&self, node: &NodeArgs, parts: &mut Parts) -> Result<()> {
         let name = &self.args.cluster.name;
         let network = PodNetwork::new(NetworkConfig {
             cluster_name: name.clone(),
@@ -241,7 +223,7 @@ impl Cluster {
             images,
         };
         let stop = self.stop.clone();
-        parts.spawn(async move {
+        parts.start("container runtime", async move {
             corten_runtime::serve(config, stop.cancelled_owned()).await.context("container runtime")
         });
         Ok(())
@@ -273,10 +255,10 @@ impl Cluster {
     }
 
     /// Says so when the node is Ready for the first time.
-    fn tell_when_ready(&self, api: &ApiServer, parts: &mut JoinSet<Result<()>>) {
+    fn tell_when_ready(&self, api: &ApiServer, parts: &mut Parts) {
         let client = client(api, "kubernetes-admin", &["system:masters"]);
         let (me, stop) = (self.clone(), self.stop.clone());
-        parts.spawn(async move {
+        parts.start("progress", async move {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = ready(client, &me.node_name) => {}

@@ -138,8 +138,10 @@ impl Kubelet {
         tokio::spawn(lease::run(host.clone(), node));
         tokio::spawn(reporter.run());
         tokio::spawn(manager.clone().follow_runtime());
-        pods.synced().await;
-        host.node.synced().await;
+        // Without its pods the kubelet would take everything that runs for left-over.
+        if !(pods.synced().await && host.node.synced().await) {
+            return Ok(());
+        }
         let known = pods.list();
         manager.account(&known);
         let told = manager.clone();

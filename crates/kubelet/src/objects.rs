@@ -56,7 +56,7 @@ where
     pub async fn get(&self, uid: &str, namespace: &str, name: &str) -> Result<Option<Arc<K>>, String> {
         let key = Key::new(namespace, name);
         let informer = self.subscribe(uid, &key);
-        if tokio::time::timeout(FIRST_ANSWER, informer.synced()).await.is_err() {
+        if !tokio::time::timeout(FIRST_ANSWER, informer.synced()).await.unwrap_or(false) {
             return Err(format!(
                 "failed to sync {} cache: timed out waiting for the condition",
                 kind_word::<K>()

@@ -75,8 +75,9 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
         () = stop.cancelled() => {}
         () = async {
             // A decision made before everything is known could be a wrong one.
-            tokio::join!(pods.synced(), nodes.synced(), namespaces.synced());
-            scheduler.decide_forever().await;
+            if let (true, true, true) = tokio::join!(pods.synced(), nodes.synced(), namespaces.synced()) {
+                scheduler.decide_forever().await;
+            }
         } => {}
     }
 }

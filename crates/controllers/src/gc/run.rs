@@ -48,7 +48,10 @@ pub async fn run(cluster: &Arc<Cluster>) {
             Ok(resources) => break resources,
             Err(error) => tracing::debug!(%error, "discovery failed, trying again"),
         }
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = cluster.stop.cancelled() => return,
+        }
         pause = (pause * 2).min(Duration::from_secs(10));
     };
     let by_kind =

@@ -224,7 +224,9 @@ impl Worker {
         ips: Vec<String>,
     ) -> Result<Vec<(String, String)>, String> {
         let objects = self.env_objects(container).await?;
-        self.host.services.synced().await;
+        if !self.host.services.synced().await {
+            return Err("the kubelet is stopping".to_owned());
+        }
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
         let services = env::service_variables(&self.host.services.list(), spec::namespace(&self.pod), links);
         env::environment(&self.pod, container, services, &objects, &self.host.surroundings(ips))
