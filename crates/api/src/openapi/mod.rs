@@ -5,6 +5,7 @@
 //! milliseconds and memory, so it happens at the first request, and only the bytes are kept, under the generation of the
 //! kind table.
 
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -39,15 +40,15 @@ impl Form {
 /// One document as it goes out.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// JSON.
+    /// JSON, or protobuf where that was asked for.
     pub body: Bytes,
     /// Changes when the body does; part of the index's URLs and the ETag.
     pub hash: String,
 }
 
 impl Document {
-    fn new(value: &Value, hash: String) -> Self {
-        Document { body: Bytes::from(json::to_vec(value)), hash }
+    fn new(body: Vec<u8>, hash: String) -> Self {
+        Document { body: Bytes::from(body), hash }
     }
 }
 
@@ -71,7 +72,7 @@ fn hash(kinds: &Snapshot, version: &str, key: &str) -> String {
     format!("{:X}", hash.finalize())
 }
 
-/// Documents made so far; as many as there are group versions, and one.
+/// Documents made so far; as many as there are group versions, and two.
 #[derive(Debug, Default)]
 pub struct Documents {
     made: Mutex<Made>,
@@ -90,7 +91,7 @@ impl Documents {
         if !discovery::versions(kinds, group).iter().any(|v| v == api_version) {
             return None;
         }
-        Some(self.get(kinds, version, key, || v3_document(kinds, version, group, api_version)))
+        Some(self.get(kinds, version, key, || json::to_vec(&v3_document(kinds, version, group, api_version))))
     }
 
     /// `GET /openapi/v3`: where the documents are.
@@ -103,15 +104,20 @@ impl Documents {
         }
         let mut index = Object::default();
         index.set("paths", paths);
-        Document::new(&index.into(), hash(kinds, version, ""))
+        Document::new(json::to_vec(&index.into()), hash(kinds, version, ""))
     }
 
     /// `GET /openapi/v2`
     pub fn v2(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
-        self.get(kinds, version, "v2", || v2_document(kinds, version))
+        self.get(kinds, version, "v2", || json::to_vec(&v2_document(kinds, version)))
     }
 
-    fn get(&self, kinds: &Snapshot, version: &str, key: &str, make: impl FnOnce() -> Value) -> Document {
+    /// `GET /openapi/v2` in gnostic's protobuf.
+    pub fn v2_protobuf(&self, kinds: &Arc<Snapshot>, version: &str) -> Document {
+        self.get(kinds, version, "v2.pb", || gnostic::encode(&v2_document(kinds, version)))
+    }
+
+    fn get(&self, kinds: &Snapshot, version: &str, key: &str, make: impl FnOnce() -> Vec<u8>) -> Document {
         {
             let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
             if made.generation != kinds.generation() {
@@ -122,7 +128,7 @@ impl Documents {
                 return document.clone();
             }
         }
-        let document = Document::new(&make(), hash(kinds, version, key));
+        let document = Document::new(make(), hash(kinds, version, key));
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.generation == kinds.generation() {
             made.documents.insert(key.to_owned(), document.clone());

@@ -50,6 +50,17 @@ fn version_2_is_whole() {
 }
 
 #[test]
+fn version_2_speaks_protobuf() {
+    let (kinds, documents) = (KindTable::default().snapshot(), Documents::default());
+    let document = documents.v2_protobuf(&kinds, "v1.37.0");
+    assert!(document.body.starts_with(b"\x0a\x032.0\x12"));
+    let has = |text: &[u8]| document.body.windows(text.len()).any(|part| part == text);
+    assert!(has(b"io.k8s.api.core.v1.Pod\x12"));
+    assert!(has(b"\x0a\x1fx-kubernetes-group-version-kind\x12"));
+    assert!(has(b"#/definitions/io.k8s.api.core.v1.PodSpec"));
+}
+
+#[test]
 fn what_kubectl_looks_for() {
     let (kinds, documents) = (KindTable::default().snapshot(), Documents::default());
     let document = parse(&documents.v3(&kinds, "v1.37.0", "api/v1").expect("served"));
