@@ -52,7 +52,10 @@ pub(crate) async fn serve_path(
         ["version"] => document(accept, &version()),
         ["metrics"] => text("text/plain; version=0.0.4; charset=utf-8", metrics::text(server)),
         ["openapi", rest @ ..] => crate::openapi::serve(server, rest, accept, query),
-        [".well-known", "openid-configuration"] => document("", &openid_configuration(server)),
+        [".well-known", "openid-configuration"] => {
+            for_others("application/json", &openid_configuration(server))
+        }
+        ["openid", "v1", "jwks"] => for_others("application/jwk-set+json", &key_set(server)),
         [probe @ ("healthz" | "livez" | "readyz"), check @ ..] => health(server, probe, check, query).await,
         _ => Err(Status::no_route()),
     }
@@ -61,7 +64,9 @@ pub(crate) async fn serve_path(
 fn known(segments: &[&str]) -> bool {
     matches!(
         segments.first(),
-        Some(&("api" | "apis" | "version" | "openapi" | "healthz" | "livez" | "readyz" | "metrics"))
+        Some(
+            &("api" | "apis" | "version" | "openapi" | "openid" | "healthz" | "livez" | "readyz" | "metrics")
+        )
     )
 }
 
@@ -104,7 +109,17 @@ fn text(content_type: &'static str, text: String) -> Result<Response<Body>> {
 
 fn paths(server: &ApiServer) -> Value {
     let mut paths = discovery::paths(&server.kinds().snapshot());
-    let more = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let more = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(more.map(str::to_owned));
     paths.sort();
     let mut object = Object::default();
@@ -134,14 +149,34 @@ fn version() -> Value {
     version.into()
 }
 
+/// What other services read to check our tokens (OpenID Connect Discovery); they may keep it for an hour.
+fn for_others(content_type: &'static str, value: &Value) -> Result<Response<Body>> {
+    let mut response = text(content_type, corten_api::json::to_string(value))?;
+    let age = http::HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(http::header::CACHE_CONTROL, age);
+    Ok(response)
+}
+
 fn openid_configuration(server: &ApiServer) -> Value {
-    let issuer = server.authority().issuer();
+    let (authority, config) = (server.authority(), server.config());
+    let address = std::net::SocketAddr::new(config.advertise_address, config.advertise_port);
+    let mut algorithms: Vec<&str> = authority.published().iter().map(|key| key.algorithm).collect();
+    algorithms.sort_unstable();
+    algorithms.dedup();
     let mut object = Object::default();
-    object.set("issuer", issuer);
-    object.set("jwks_uri", format!("{issuer}/openid/v1/jwks"));
+    object.set("issuer", authority.issuer());
+    object.set("jwks_uri", format!("https://{address}/openid/v1/jwks"));
     object.set("response_types_supported", vec![Value::str("id_token")]);
     object.set("subject_types_supported", vec![Value::str("public")]);
-    object.set("id_token_signing_alg_values_supported", vec![Value::str("RS256"), Value::str("ES256")]);
+    let algorithms: Vec<Value> = algorithms.into_iter().map(Value::str).collect();
+    object.set("id_token_signing_alg_values_supported", algorithms);
+    object.into()
+}
+
+fn key_set(server: &ApiServer) -> Value {
+    let keys: Vec<Value> = server.authority().published().iter().map(|key| key.jwk()).collect();
+    let mut object = Object::default();
+    object.set("keys", keys);
     object.into()
 }
 

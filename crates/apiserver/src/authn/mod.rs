@@ -1,5 +1,6 @@
 //! Who asks: client certificate, service account token, static token, or nobody.
 
+mod jwks;
 pub mod token;
 mod x509;
 

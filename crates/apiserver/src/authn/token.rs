@@ -7,6 +7,7 @@ use corten_api::{Result, Status, Value};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
+use super::jwks::PublicKey;
 use crate::ApiServer;
 use crate::user::User;
 
@@ -87,11 +88,17 @@ pub struct Reviewed {
     pub audiences: Vec<String>,
 }
 
+struct Signer {
+    header: Header,
+    key: EncodingKey,
+}
+
 /// Signs and checks; made once from the configured keys.
 pub struct Authority {
     keys: ServiceAccountKeys,
-    signer: Option<(Algorithm, EncodingKey)>,
+    signer: Option<Signer>,
     verifiers: Vec<(Algorithm, DecodingKey)>,
+    published: Vec<PublicKey>,
     verified: Mutex<HashMap<String, Claims>>,
 }
 
@@ -101,8 +108,28 @@ impl Authority {
     /// Errors: text for the operator when a PEM is no usable key.
     pub fn new(keys: ServiceAccountKeys) -> Result<Self, String> {
         let signer = (!keys.signing_key_pem.is_empty()).then(|| signer(&keys.signing_key_pem)).transpose()?;
-        let verifiers = keys.verifying_keys_pem.iter().map(|pem| verifier(pem)).collect::<Result<_, _>>()?;
-        Ok(Authority { keys, signer, verifiers, verified: Mutex::default() })
+        let verifiers: Vec<_> =
+            keys.verifying_keys_pem.iter().map(|pem| verifier(pem)).collect::<Result<_, _>>()?;
+        let published: Vec<_> =
+            keys.verifying_keys_pem.iter().map(|pem| PublicKey::read(pem)).collect::<Result<_, _>>()?;
+        let mut authority = Authority { keys, signer, verifiers, published, verified: Mutex::default() };
+        authority.name_signing_key();
+        Ok(authority)
+    }
+
+    /// Tokens name the published key that they can be checked with: the one that a token of ours agrees with.
+    fn name_signing_key(&mut self) {
+        let Ok(token) = self.sign(&Claims::default()) else { return };
+        let fits = |(algorithm, key): &(Algorithm, DecodingKey)| decode(&token, *algorithm, key).is_some();
+        let at = self.verifiers.iter().position(fits);
+        if let (Some(signer), Some(at)) = (&mut self.signer, at) {
+            signer.header.kid = self.published.get(at).map(|key| key.id.clone());
+        }
+    }
+
+    /// The keys that others may check our tokens with.
+    pub fn published(&self) -> &[PublicKey] {
+        &self.published
     }
 
     /// The issuer's name.
@@ -119,9 +146,9 @@ impl Authority {
     ///
     /// Errors: 500 without a signing key.
     pub fn sign(&self, claims: &Claims) -> Result<String> {
-        let (algorithm, key) =
+        let signer =
             self.signer.as_ref().ok_or_else(|| Status::internal("no service account signing key"))?;
-        jsonwebtoken::encode(&Header::new(*algorithm), claims, key).map_err(Status::internal)
+        jsonwebtoken::encode(&signer.header, claims, &signer.key).map_err(Status::internal)
     }
 
     /// Checks signature, issuer and time; not the audience, not the bound objects.
@@ -135,28 +162,31 @@ impl Authority {
     }
 
     fn verify_signature(&self, token: &str) -> Option<Claims> {
-        let claims = self.verifiers.iter().find_map(|(algorithm, key)| {
-            let mut rules = Validation::new(*algorithm);
-            rules.validate_exp = false;
-            rules.validate_aud = false;
-            rules.required_spec_claims.clear();
-            jsonwebtoken::decode::<Claims>(token, key, &rules).ok()
-        })?;
+        let claims = self.verifiers.iter().find_map(|(algorithm, key)| decode(token, *algorithm, key))?;
         let mut verified = self.verified.lock().ok()?;
         if verified.len() >= VERIFIED_TOKENS {
             verified.clear();
         }
-        verified.insert(token.to_owned(), claims.claims.clone());
-        Some(claims.claims)
+        verified.insert(token.to_owned(), claims.clone());
+        Some(claims)
     }
 }
 
-fn signer(pem: &[u8]) -> Result<(Algorithm, EncodingKey), String> {
+/// The claims, if the key made the signature.
+fn decode(token: &str, algorithm: Algorithm, key: &DecodingKey) -> Option<Claims> {
+    let mut rules = Validation::new(algorithm);
+    rules.validate_exp = false;
+    rules.validate_aud = false;
+    rules.required_spec_claims.clear();
+    jsonwebtoken::decode::<Claims>(token, key, &rules).ok().map(|token| token.claims)
+}
+
+fn signer(pem: &[u8]) -> Result<Signer, String> {
     if let Ok(key) = EncodingKey::from_ec_pem(pem) {
-        return Ok((Algorithm::ES256, key));
+        return Ok(Signer { header: Header::new(Algorithm::ES256), key });
     }
     let key = EncodingKey::from_rsa_pem(pem).map_err(|e| format!("service account signing key: {e}"))?;
-    Ok((Algorithm::RS256, key))
+    Ok(Signer { header: Header::new(Algorithm::RS256), key })
 }
 
 fn verifier(pem: &[u8]) -> Result<(Algorithm, DecodingKey), String> {

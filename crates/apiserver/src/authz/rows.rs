@@ -122,7 +122,12 @@ const ROWS: &[Row] = &[
     },
     Row {
         subject: Subject::Group("system:serviceaccounts"),
-        rules: &[urls(&["/.well-known/openid-configuration", "/openid/v1/jwks"])],
+        rules: &[urls(&[
+            "/.well-known/openid-configuration",
+            "/.well-known/openid-configuration/",
+            "/openid/v1/jwks",
+            "/openid/v1/jwks/",
+        ])],
     },
     Row {
         subject: Subject::User("system:kube-scheduler"),
