@@ -65,9 +65,7 @@ impl DeleteOptions {
         let dry_run = call.dry_run()?;
         if body.is_empty() {
             let query = &call.query;
-            let grace = query
-                .int("gracePeriodSeconds")
-                .map_err(|t| Status::bad_request(format!("gracePeriodSeconds: invalid value {t:?}")))?;
+            let grace = query.number("gracePeriodSeconds")?;
             let policy = query.str("propagationPolicy");
             let (propagation, asked_for_cascade) = propagation(policy, query.flag_opt("orphanDependents"))?;
             return Ok(DeleteOptions {

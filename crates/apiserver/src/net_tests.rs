@@ -209,6 +209,14 @@ async fn http2_is_spoken() {
     tokio::spawn(connection);
     let request = Request::builder().uri("https://x/api/v1/nodes/n").body(empty()).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+
+    // What is too large is read to its end before it is refused: the stream ends as it should.
+    let body = full(vec![b' '; 2 * crate::body::MAX_BODY_BYTES]);
+    let request = Request::post("https://x/api/v1/nodes").body(body).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 413);
+    let status = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&status).contains("Request entity too large"));
 }
 
 #[tokio::test]

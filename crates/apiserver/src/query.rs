@@ -1,5 +1,8 @@
 //! Query parameters and percent encoding.
 
+use corten_api::Status;
+use corten_api::field::Quoted;
+
 /// The parameters of a request in the order they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
@@ -52,6 +55,17 @@ impl Query {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|_| text),
         }
+    }
+
+    /// An integer option of a list or watch.
+    ///
+    /// Errors: 400 in the words of Go's number parser.
+    pub fn number(&self, key: &str) -> Result<Option<i64>, Box<Status>> {
+        self.int(key).map_err(|text| {
+            let is_number = text.strip_prefix(['-', '+']).unwrap_or(text).bytes().all(|b| b.is_ascii_digit());
+            let why = if is_number && text.len() > 1 { "value out of range" } else { "invalid syntax" };
+            Status::bad_request(format!("strconv.ParseInt: parsing {}: {why}", text.quoted()))
+        })
     }
 
     /// All pairs.
@@ -113,6 +127,14 @@ mod tests {
         assert!(q.flag("watch") && !q.flag("none"));
         assert_eq!(q.int("limit"), Ok(Some(5)));
         assert_eq!(q.int("x"), Err("%zz"));
+        assert_eq!(q.number("limit").unwrap(), Some(5));
+        let numbers = Query::parse(Some("a=abc&b=99999999999999999999&c=-"));
+        for (key, why) in
+            [("a", "\"abc\": invalid"), ("b", "\"99999999999999999999\": value"), ("c", "\"-\": invalid")]
+        {
+            let message = numbers.number(key).unwrap_err().message;
+            assert!(message.starts_with(&format!("strconv.ParseInt: parsing {why}")), "{message}");
+        }
         assert_eq!(q.get("labelSelector"), Some("a=b,c in (d)"));
         assert_eq!(q.all("command").collect::<Vec<_>>(), ["a", "b c"]);
         assert!(!Query::parse(Some("a=false&b=0")).flag("a"));

@@ -166,8 +166,8 @@ impl ListOptions {
     /// Errors: 400, 422.
     pub fn parse(call: &Call) -> Result<Self> {
         let query = &call.query;
-        let limit =
-            query.int("limit").map_err(|t| Status::bad_request(format!("limit: invalid value {t:?}")))?;
+        query.number("timeoutSeconds")?;
+        let limit = query.number("limit")?;
         let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
         let version = parse_version(query.str("resourceVersion"))?;
         let how = query.str("resourceVersionMatch");

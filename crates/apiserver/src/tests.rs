@@ -349,6 +349,11 @@ async fn bad_input() {
         assert_eq!(answer.code, code, "{path} {short}: {}", answer.text);
         assert_eq!(answer.json()["kind"], "Status", "{short}");
     }
+    for query in ["watch=1&timeoutSeconds=abc", "timeoutSeconds=abc", "limit=abc"] {
+        let answer = server.ask("GET", &format!("{MAPS}?{query}"), "").await;
+        assert_eq!(answer.code, 400, "{query}: {}", answer.text);
+        assert_eq!(answer.json()["message"], "strconv.ParseInt: parsing \"abc\": invalid syntax");
+    }
     let unknown = r#"{"metadata":{"name":"u"},"data":{},"foo":1}"#;
     let strict = server.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), unknown).await;
     assert_eq!(strict.code, 400);
@@ -477,6 +482,23 @@ async fn tokens_are_bound_to_their_account() {
     let token = made.json()["status"]["token"].as_str().unwrap().to_owned();
     let user = server.api.authenticate_token(&token).await.expect("a new token is good");
     assert_eq!(user.name, "system:serviceaccount:default:sa");
+    // Others find the key that the token names.
+    let keys = server.ask("GET", "/openid/v1/jwks", "").await;
+    assert_eq!(
+        (keys.code, keys.headers["content-type"].to_str().unwrap()),
+        (200, "application/jwk-set+json")
+    );
+    let header = base64::Engine::decode(
+        &base64::engine::general_purpose::URL_SAFE_NO_PAD,
+        token.split('.').next().unwrap(),
+    );
+    let header: serde_json::Value = serde_json::from_slice(&header.unwrap()).unwrap();
+    assert_eq!(keys.json()["keys"][0]["kid"], header["kid"]);
+    assert!(header["kid"].is_string());
+    let discovery = server.ask("GET", "/.well-known/openid-configuration", "").await.json();
+    assert_eq!(discovery["issuer"], "https://test");
+    assert_eq!(discovery["jwks_uri"], "https://192.0.2.1:6443/openid/v1/jwks");
+    assert_eq!(discovery["id_token_signing_alg_values_supported"], serde_json::json!(["ES256"]));
     let review = format!(r#"{{"spec":{{"token":"{token}"}}}}"#);
     let path = "/apis/authentication.k8s.io/v1/tokenreviews";
     let reviewed = server.ask("POST", path, review.clone()).await.json();
@@ -583,6 +605,9 @@ async fn kubelets_reach_their_own_objects_only() {
         ("GET", "/api/v1/pods".into(), "", 403),
         ("GET", format!("{PODS}/a"), "", 200),
         ("GET", format!("{PODS}/other"), "", 403),
+        ("GET", format!("{PODS}/missing"), "", 403),
+        ("PATCH", format!("{PODS}/missing/status"), "{}", 404),
+        ("GET", format!("{MAPS}/missing"), "", 403),
         ("PATCH", format!("{PODS}/a/status"), r#"{"status":{"phase":"Running"}}"#, 200),
         ("PATCH", format!("{PODS}/other/status"), r#"{"status":{"phase":"Running"}}"#, 403),
         ("PATCH", format!("{PODS}/a"), r#"{"metadata":{"labels":{"x":"y"}}}"#, 403),

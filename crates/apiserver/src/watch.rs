@@ -44,7 +44,7 @@ impl WatchOptions {
         let version = parse_version(query.str("resourceVersion"))?;
         let send_initial = query.flag_opt("sendInitialEvents");
         check_match(query.str("resourceVersionMatch"), send_initial)?;
-        let seconds = query.int("timeoutSeconds").ok().flatten().and_then(|s| u64::try_from(s).ok());
+        let seconds = query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok());
         let life = match seconds.filter(|s| *s > 0) {
             Some(seconds) => Duration::from_secs(seconds),
             None => server.config().limits.watch_timeout.mul_f64(1.0 + rand::rng().random::<f64>()),

@@ -56,15 +56,17 @@ impl Attributes {
         }
     }
 
-    fn denied(&self, user: &User) -> Box<Status> {
+    /// `reason` is what the node authoriser has against it, `""` for nothing that a rule would not say.
+    fn denied(&self, user: &User, reason: &str) -> Box<Status> {
         let none = GroupResource { group: "", resource: "" };
         let Some(path) = &self.path else {
             let place = match self.namespace.as_str() {
                 "" => "at the cluster scope".to_owned(),
                 ns => format!("in the namespace \"{ns}\""),
             };
+            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let why = format!(
-                "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}",
+                "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}{reason}",
                 user.name,
                 self.verb,
                 self.full_resource(),
@@ -84,20 +86,21 @@ impl ApiServer {
     ///
     /// Errors: 403 in upstream's words.
     pub(crate) async fn authorise(&self, user: &User, attributes: &Attributes) -> Result<()> {
-        match self.is_allowed(user, attributes).await {
-            true => Ok(()),
-            false => Err(attributes.denied(user)),
-        }
+        self.decide(user, attributes).await.map_err(|reason| attributes.denied(user, &reason))
     }
 
     /// The decision alone, as access reviews want it.
     pub(crate) async fn is_allowed(&self, user: &User, attributes: &Attributes) -> bool {
+        self.decide(user, attributes).await.is_ok()
+    }
+
+    async fn decide(&self, user: &User, attributes: &Attributes) -> Result<(), String> {
         if user.is_in(MASTERS) || rules_of(user).any(|rule| rule.allows(attributes)) {
-            return true;
+            return Ok(());
         }
         match user.node_name() {
             Some(node) => self.node_may(node, attributes).await,
-            None => false,
+            None => Err(String::new()),
         }
     }
 }

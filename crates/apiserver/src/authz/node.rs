@@ -7,50 +7,85 @@ use super::Attributes;
 use crate::ApiServer;
 use crate::peek;
 
+/// What is said against a request; empty where no more is to be said than that it is not allowed.
+type Verdict = Result<(), String>;
+
+/// Upstream's words for an object that no pod of the node leads to.
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+fn only_if(allowed: bool, reason: impl Into<String>) -> Verdict {
+    if allowed { Ok(()) } else { Err(reason.into()) }
+}
+
 impl ApiServer {
     /// The decision for the kubelet of `node`.
-    pub(super) async fn node_may(&self, node: &str, a: &Attributes) -> bool {
-        if a.path.is_some() {
-            return a.verb == "get" && a.path.as_deref() == Some("/metrics");
+    pub(super) async fn node_may(&self, node: &str, a: &Attributes) -> Verdict {
+        if let Some(path) = a.path.as_deref() {
+            return only_if(a.verb == "get" && path == "/metrics", "");
         }
         let verb = a.verb.as_str();
-        let reads = matches!(verb, "get" | "list" | "watch");
+        let changes = matches!(verb, "get" | "update" | "patch");
         match (a.group.as_str(), a.full_resource().as_str()) {
             ("", "nodes") => may_node(node, verb, &a.name),
-            ("", "nodes/status") => matches!(verb, "get" | "update" | "patch") && a.name == node,
-            ("coordination.k8s.io", "leases") => {
-                a.namespace == "kube-node-lease"
-                    && (a.name == node || (verb == "create" && a.name.is_empty()))
+            ("", "nodes/status") => only_if(changes && a.name == node, ""),
+            ("coordination.k8s.io", "leases") => may_lease(node, a),
+            ("storage.k8s.io", "csinodes") => {
+                let reason = "can only access CSINode with the same name as the requesting node";
+                only_if(a.name == node || verb == "create", reason)
             }
-            ("storage.k8s.io", "csinodes") => a.name == node || verb == "create",
-            ("", "pods") => match verb {
-                "list" | "watch" => a.selected_node.as_deref() == Some(node) || self.pod_is_on(node, a).await,
-                "get" | "delete" => self.pod_is_on(node, a).await,
-                "create" => true,
-                _ => false,
+            ("", "pods") => self.may_pod(node, a).await,
+            // What is there no more is for the verb to tell.
+            ("", "pods/status") => only_if(changes && self.pod_is_elsewhere(node, a).await != Some(true), ""),
+            ("", "pods/eviction") => {
+                only_if(verb == "create" && self.pod_is_elsewhere(node, a).await != Some(true), "")
+            }
+            ("", "secrets" | "configmaps") => match verb {
+                "get" | "list" | "watch" => self.may_named(node, a).await,
+                _ => Err("can only read resources of this type".into()),
             },
-            ("", "pods/status") => {
-                matches!(verb, "get" | "update" | "patch") && self.pod_is_on(node, a).await
-            }
-            ("", "pods/eviction") => verb == "create" && self.pod_is_on(node, a).await,
-            ("", "secrets" | "configmaps" | "persistentvolumeclaims") => {
-                reads && !a.name.is_empty() && self.pods_name(node, a).await
-            }
-            ("", "serviceaccounts/token") => verb == "create" && self.pods_name(node, a).await,
-            ("", "serviceaccounts") => verb == "get" && self.pods_name(node, a).await,
-            _ => false,
+            ("", "persistentvolumeclaims") => match verb {
+                "get" => self.may_named(node, a).await,
+                _ => Err("can only get individual resources of this type".into()),
+            },
+            ("", "serviceaccounts/token") if verb == "create" => self.may_named(node, a).await,
+            ("", "serviceaccounts") => match verb {
+                "get" => self.may_named(node, a).await,
+                _ => Err("can only create tokens for individual service accounts".into()),
+            },
+            _ => Err(String::new()),
         }
     }
 
-    async fn pod_is_on(&self, node: &str, a: &Attributes) -> bool {
-        if a.name.is_empty() {
-            return false;
+    async fn may_pod(&self, node: &str, a: &Attributes) -> Verdict {
+        match a.verb.as_str() {
+            "create" => Ok(()),
+            "get" => only_if(self.pod_is_elsewhere(node, a).await == Some(false), unrelated(node)),
+            "delete" => only_if(self.pod_is_elsewhere(node, a).await != Some(true), unrelated(node)),
+            "list" | "watch" if a.selected_node.as_deref() == Some(node) => Ok(()),
+            "list" | "watch" if !a.name.is_empty() => {
+                only_if(self.pod_is_elsewhere(node, a).await == Some(false), unrelated(node))
+            }
+            "list" | "watch" => Err("can only list/watch pods with spec.nodeName field selector".into()),
+            _ => Err(String::new()),
         }
+    }
+
+    /// An object that pods of the node name.
+    async fn may_named(&self, node: &str, a: &Attributes) -> Verdict {
+        match a.name.is_empty() {
+            true => Err("No Object name found".into()),
+            false => only_if(self.pods_name(node, a).await, unrelated(node)),
+        }
+    }
+
+    /// Is the pod on another node, or on none? `None` when it is not there.
+    async fn pod_is_elsewhere(&self, node: &str, a: &Attributes) -> Option<bool> {
         match self.read_raw("pods", &a.namespace, &a.name).await {
-            Ok(Some(pod)) => peek::text(&pod.value, &["spec", "nodeName"]) == node,
-            // The pod may be gone already; upstream's graph lags in the same direction.
-            Ok(None) => true,
-            Err(_) => false,
+            Ok(Some(pod)) => Some(peek::text(&pod.value, &["spec", "nodeName"]) != node),
+            Ok(None) => None,
+            Err(_) => Some(true),
         }
     }
 
@@ -61,12 +96,27 @@ impl ApiServer {
     }
 }
 
-fn may_node(node: &str, verb: &str, name: &str) -> bool {
+fn may_node(node: &str, verb: &str, name: &str) -> Verdict {
     match verb {
-        "create" => true,
-        "get" | "list" | "watch" | "update" | "patch" => name == node,
-        _ => false,
+        "create" => Ok(()),
+        "get" | "list" | "watch" => {
+            only_if(name == node, format!("node '{node}' cannot read '{name}', only its own Node object"))
+        }
+        "update" | "patch" => only_if(name == node, ""),
+        _ => Err(String::new()),
     }
+}
+
+fn may_lease(node: &str, a: &Attributes) -> Verdict {
+    let verb = a.verb.as_str();
+    if !matches!(verb, "get" | "create" | "update" | "patch" | "delete") {
+        return Err("can only get, create, update, patch, or delete a node lease".into());
+    }
+    if a.namespace != "kube-node-lease" {
+        return Err("can only access leases in the \"kube-node-lease\" system namespace".into());
+    }
+    let reason = "can only access node lease with the same name as the requesting node";
+    only_if(a.name == node || (verb == "create" && a.name.is_empty()), reason)
 }
 
 /// Does the pod refer to the object?
