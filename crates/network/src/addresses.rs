@@ -27,6 +27,9 @@ pub(crate) struct Record {
     pub link: String,
     /// Host ports that lead to the pod.
     pub ports: Vec<PortMapping>,
+    /// The link has a route of its own; pods of earlier versions are ports of the bridge.
+    #[serde(default)]
+    pub routed: bool,
 }
 
 /// Hands out the addresses of one CIDR, the one free for the longest time first, so that late packets for
@@ -127,13 +130,18 @@ impl Addresses {
         link: String,
         ports: Vec<PortMapping>,
     ) -> Result<Record, NetworkError> {
-        if let Some(record) = self.records.get(sandbox_id) {
-            return Ok(record.clone());
+        if let Some(record) = self.records.get_mut(sandbox_id) {
+            if !record.routed {
+                record.routed = true;
+                let record = record.clone();
+                self.publish(&record)?;
+            }
+            return Ok(self.records[sandbox_id].clone());
         }
         self.refuse_taken_ports(&ports)?;
         let allocator = self.allocator.as_mut().ok_or(NetworkError::NoPodCidr)?;
         let address = allocator.take()?;
-        let record = Record { sandbox_id: sandbox_id.to_owned(), address, link, ports };
+        let record = Record { sandbox_id: sandbox_id.to_owned(), address, link, ports, routed: true };
         if let Err(error) = self.publish(&record) {
             if let Some(allocator) = self.allocator.as_mut() {
                 allocator.give_back(address);

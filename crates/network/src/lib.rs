@@ -1,5 +1,6 @@
-//! The pod network of one node: a bridge, a veth pair and an address for each sandbox, and the nftables
-//! rules that let pods reach the outside (masquerade) and be reached through the node (hostPort).
+//! The pod network of one node: a veth pair, an address and a route for each sandbox, and the nftables
+//! rules that let pods reach the outside (masquerade) and be reached through the node (hostPort). The bridge
+//! `NAME0` has no ports: it is the link that holds the node's address among its pods.
 //!
 //! Everything put on the host carries the cluster's name, so that several clusters share one machine and
 //! [`PodNetwork::teardown`] finds what it must remove. Links, addresses and routes go through rtnetlink;
@@ -9,6 +10,7 @@
 mod addresses;
 mod links;
 mod network;
+mod routes;
 mod rules;
 mod types;
 

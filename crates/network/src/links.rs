@@ -1,5 +1,11 @@
-//! Links, addresses and routes over rtnetlink, on the host and inside pods.
+//! Links and addresses over rtnetlink, on the host and inside pods.
+//!
+//! A pod's veth pair is a point-to-point link: the pod has its address alone (/32) and one route, to the node; the
+//! node has a route for the address. Every packet of a pod is therefore routed by the node and seen by its
+//! rules, whether the kernel has bridge netfilter or not. Both ends know each other's hardware address, so
+//! nobody asks for it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -9,10 +15,9 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
+use crate::routes::{self, Route, Way};
 use crate::types::NetworkError;
 
 /// The pod's end of its veth pair.
@@ -26,10 +31,14 @@ pub(crate) struct Veth<'a> {
     pub name: &'a str,
     /// Says on the host whose it is.
     pub alias: &'a str,
-    /// Index of the bridge.
-    pub bridge: u32,
     /// The pod's address.
     pub address: Ipv4Addr,
+    /// The node's address among its pods.
+    pub gateway: Ipv4Addr,
+    /// Metric of the cluster's routes.
+    pub metric: u32,
+    /// The pod has host ports, which are also reached from the node's loopback.
+    pub from_loopback: bool,
     /// MTU of both ends.
     pub mtu: Option<u32>,
 }
@@ -52,6 +61,12 @@ async fn connect_in(netns: std::fs::File) -> Result<Handle, NetworkError> {
         .spawn(move || {
             let entered = nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| NetworkError::io("enter network namespace")(errno.into()));
+            if entered.is_ok() {
+                // The node is the only way out; a pod never needs to hear of a better one.
+                for link in ["all", POD_LINK] {
+                    set_sysctl(link, "accept_redirects", "0");
+                }
+            }
             let _guard = runtime.enter();
             let _ = reply.send(entered.and_then(|()| connect()));
         })
@@ -67,7 +82,8 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-fn is(error: &rtnetlink::Error, wanted: nix::errno::Errno) -> bool {
+/// Whether the kernel answered with this error.
+pub(crate) fn is(error: &rtnetlink::Error, wanted: nix::errno::Errno) -> bool {
     errno(error) == Some(wanted as i32)
 }
 
@@ -81,7 +97,8 @@ pub(crate) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessa
     }
 }
 
-async fn index_of(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+/// Index of the link called `name`.
+pub(crate) async fn index_of(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     let link = find(handle, name).await?;
     link.map(|link| link.header.index).ok_or_else(|| NetworkError::Io {
         action: format!("look up link {name}"),
@@ -100,33 +117,42 @@ pub(crate) async fn delete(handle: &Handle, name: &str) -> Result<(), NetworkErr
     }
 }
 
-/// Names of all links that are ports of the link `bridge`.
-pub(crate) async fn ports(handle: &Handle, bridge: u32) -> Result<Vec<String>, NetworkError> {
+/// Names and indices of all pods' links of `cluster`: by their alias, or because they are ports of the link `bridge`, as
+/// they were in earlier versions.
+pub(crate) async fn pod_links(
+    handle: &Handle,
+    cluster: &str,
+    bridge: Option<u32>,
+) -> Result<BTreeMap<String, u32>, NetworkError> {
     let links: Vec<LinkMessage> =
         handle.link().get().execute().try_collect().await.map_err(NetworkError::netlink("list links"))?;
-    let on_bridge = |link: &LinkMessage| {
-        link.attributes
-            .iter()
-            .any(|attribute| matches!(attribute, LinkAttribute::Controller(i) if *i == bridge))
+    let prefix = format!("{cluster}/");
+    let ours = |link: &LinkMessage| {
+        link.attributes.iter().any(|attribute| match attribute {
+            LinkAttribute::IfAlias(alias) => alias.starts_with(&prefix),
+            LinkAttribute::Controller(index) => Some(*index) == bridge,
+            _ => false,
+        })
     };
-    let name = |link: LinkMessage| {
+    let named = |link: LinkMessage| {
+        let index = link.header.index;
         link.attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfName(name) => Some(name),
+            LinkAttribute::IfName(name) => Some((name, index)),
             _ => None,
         })
     };
-    Ok(links.into_iter().filter(on_bridge).filter_map(name).collect())
+    Ok(links.into_iter().filter(ours).filter_map(named).collect())
 }
 
-/// Makes sure that the bridge exists, is up and has `gateway` as its only IPv4 address; returns its index.
+/// Makes sure that the bridge exists, is up and has `gateway` (/32) as its only IPv4 address; returns its index.
 pub(crate) async fn ensure_bridge(
     handle: &Handle,
     name: &str,
-    gateway: Ipv4Net,
+    gateway: Ipv4Addr,
     mtu: Option<u32>,
 ) -> Result<u32, NetworkError> {
     // A bridge without an address of its own takes its lowest port's and changes it as pods come and go.
-    let mut message = LinkBridge::new(name).address(mac(gateway.addr()));
+    let mut message = LinkBridge::new(name).address(mac(gateway));
     if let Some(mtu) = mtu {
         message = message.mtu(mtu);
     }
@@ -139,7 +165,7 @@ pub(crate) async fn ensure_bridge(
     let index = index_of(handle, name).await?;
     let up = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(up).execute().await.map_err(NetworkError::netlink(format!("set {name} up")))?;
-    set_only_address(handle, index, gateway).await?;
+    set_only_address(handle, index, gateway.into()).await?;
     Ok(index)
 }
 
@@ -178,35 +204,47 @@ async fn add_address(handle: &Handle, index: u32, address: Ipv4Net) -> Result<()
         .map_err(NetworkError::netlink(format!("add address {address}")))
 }
 
-/// Makes the veth pair with its far end in `netns`, configures both ends; `gateway` carries the prefix.
-pub(crate) async fn connect_pod(
-    handle: &Handle,
-    netns: &Path,
-    veth: &Veth<'_>,
-    gateway: Ipv4Net,
-) -> Result<(), NetworkError> {
+/// Makes the veth pair with its far end in `netns`, configures both ends, and leads the pod's address to it.
+pub(crate) async fn connect_pod(handle: &Handle, netns: &Path, veth: &Veth<'_>) -> Result<(), NetworkError> {
     let netns_file = std::fs::File::open(netns)
         .map_err(NetworkError::io(format!("open network namespace {}", netns.display())))?;
     let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(POD_LINK)
         .address(mac(veth.address))
         .setns_by_fd(netns_file.as_raw_fd());
-    let mut near = LinkMessageBuilder::<LinkVeth>::new(veth.name, POD_LINK).controller(veth.bridge).up();
+    let mut near = LinkMessageBuilder::<LinkVeth>::new(veth.name, POD_LINK).address(mac(veth.gateway)).up();
     if let Some(mtu) = veth.mtu {
         peer = peer.mtu(mtu);
         near = near.mtu(mtu);
     }
     let near = near.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     add_link(handle, veth.name, near).await?;
+    configure_host_end(handle, veth).await?;
+    configure_pod(&connect_in(netns_file).await?, veth).await
+}
+
+/// Source addresses that are not the pod's are dropped (rp_filter); IPv6 has nothing to say on this link.
+async fn configure_host_end(handle: &Handle, veth: &Veth<'_>) -> Result<(), NetworkError> {
     let index = index_of(handle, veth.name).await?;
-    let port = LinkBridgePort::new(index).hairpin(true).alias(veth.alias).build();
-    handle.link().set_port(port).execute().await.map_err(NetworkError::netlink("set hairpin mode"))?;
-    configure_pod(
-        &connect_in(netns_file).await?,
-        Ipv4Net::new_assert(veth.address, gateway.prefix_len()),
-        gateway,
-    )
-    .await
+    let alias = LinkUnspec::new_with_index(index).alias(veth.alias).build();
+    handle.link().set(alias).execute().await.map_err(NetworkError::netlink("set alias"))?;
+    set_sysctl(veth.name, "rp_filter", "1");
+    if veth.from_loopback {
+        set_sysctl(veth.name, "route_localnet", "1");
+    }
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", veth.name), "1");
+    let way = Way::Link { link: index, source: veth.gateway };
+    routes::add(handle, veth.metric, &Route { to: veth.address.into(), way }).await?;
+    routes::add_neighbour(handle, index, veth.address, &mac(veth.address)).await
+}
+
+/// Sets one IPv4 sysctl of a link in the calling thread's network namespace. The network works without these
+/// on common kernels, so a refusal is only told.
+pub(crate) fn set_sysctl(link: &str, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv4/conf/{link}/{name}");
+    if let Err(error) = std::fs::write(&path, value) {
+        tracing::debug!(path, %error, "sysctl not set");
+    }
 }
 
 /// A link of that name can only be the rest of an attach that was cut short: it is replaced.
@@ -221,21 +259,22 @@ async fn add_link(handle: &Handle, name: &str, message: LinkMessage) -> Result<(
     .map_err(NetworkError::netlink(format!("make veth pair {name}")))
 }
 
-async fn configure_pod(pod: &Handle, address: Ipv4Net, gateway: Ipv4Net) -> Result<(), NetworkError> {
+async fn configure_pod(pod: &Handle, veth: &Veth<'_>) -> Result<(), NetworkError> {
     let loopback = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
     pod.link().set(loopback).execute().await.map_err(NetworkError::netlink("set lo up"))?;
     let index = index_of(pod, POD_LINK).await?;
-    add_address(pod, index, address).await?;
+    add_address(pod, index, veth.address.into()).await?;
     let up = LinkUnspec::new_with_index(index).up().build();
     pod.link().set(up).execute().await.map_err(NetworkError::netlink("set eth0 up"))?;
-    let route =
-        RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway.addr()).output_interface(index).build();
-    pod.route().add(route).replace().execute().await.map_err(NetworkError::netlink("add default route"))
+    routes::add_neighbour(pod, index, veth.gateway, &mac(veth.gateway)).await?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(veth.gateway).output_interface(index).onlink();
+    let added = pod.route().add(route.build()).replace().execute().await;
+    added.map_err(NetworkError::netlink("add default route"))
 }
 
 /// A locally administered MAC that belongs to the address: when an address is used again, neighbours'
 /// caches are still right.
-fn mac(address: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn mac(address: Ipv4Addr) -> Vec<u8> {
     let [a, b, c, d] = address.octets();
     vec![0x0a, 0x58, a, b, c, d]
 }

@@ -1,7 +1,7 @@
 //! The handle that puts addresses, links and rules together, in an order that survives a crash anywhere.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::addresses::{Addresses, Record, gateway};
 use crate::links::{self, Veth};
+use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
 use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
 
@@ -47,8 +48,8 @@ struct Inner {
     config: NetworkConfig,
     bridge: String,
     addresses: Mutex<Addresses>,
-    /// Index of the bridge once it is known to be right.
-    ready: tokio::sync::Mutex<Option<u32>>,
+    /// Bridge and rules are known to be right.
+    ready: tokio::sync::Mutex<bool>,
     host: OnceCell<rtnetlink::Handle>,
     /// One rule change at a time, so that a rebuild does not lose a pod that is just being added.
     rules: tokio::sync::Mutex<()>,
@@ -63,7 +64,7 @@ impl PodNetwork {
             inner: Arc::new(Inner {
                 bridge: format!("{}0", config.cluster_name),
                 addresses: Mutex::new(addresses),
-                ready: tokio::sync::Mutex::new(None),
+                ready: tokio::sync::Mutex::new(false),
                 host: OnceCell::new(),
                 rules: tokio::sync::Mutex::new(()),
                 config,
@@ -82,25 +83,26 @@ impl PodNetwork {
         self.addresses().cidr()
     }
 
-    /// Makes bridge, gateway address, sysctls and the nftables table. Idempotent.
+    /// Makes bridge, gateway address, routes, sysctls and the nftables table. Idempotent.
     pub async fn ensure_bridge(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
-        *ready = None;
-        *ready = Some(self.prepare_host().await?);
+        *ready = false;
+        self.prepare_host().await?;
+        *ready = true;
         Ok(())
     }
 
-    /// Connects the network namespace bound at `attachment.netns`: loopback up, `eth0` with an address,
+    /// Connects the network namespace bound at `attachment.netns`: loopback up, `eth0` with a /32 address,
     /// default route, host ports. Calling it again for the same sandbox gives the same address and repairs
     /// links and rules. Makes the bridge if nobody did. On failure nothing stays behind.
     pub async fn attach(&self, attachment: Attachment) -> Result<PodIps, NetworkError> {
         check_sandbox_id(&attachment.sandbox_id)?;
         let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
-        let bridge = self.bridge_index().await?;
+        self.ensure_ready().await?;
         let record = self.reserve(&attachment)?;
-        if let Err(error) = self.connect(&attachment, &record, bridge, cidr).await {
+        if let Err(error) = self.connect(&attachment, &record, gateway(cidr)).await {
             // Perhaps somebody removed the bridge: the next attach looks again.
-            *self.inner.ready.lock().await = None;
+            *self.inner.ready.lock().await = false;
             if let Err(cleanup) = self.detach(&attachment.sandbox_id).await {
                 tracing::warn!(sandbox = %attachment.sandbox_id, %cleanup, "network of failed sandbox stays behind");
             }
@@ -117,7 +119,11 @@ impl PodNetwork {
             let _order = self.inner.rules.lock().await;
             rules::apply(&rules::close_ports(&self.inner.config.cluster_name, &record)).await?;
         }
-        links::delete(self.host().await?, &record.link).await?;
+        let host = self.host().await?;
+        links::delete(host, &record.link).await?;
+        if !record.routed {
+            routes::delete(host, self.metric(), record.address.into()).await?;
+        }
         // Last: until here a crash leaves the record, and reconcile finishes the work.
         self.addresses().release(sandbox_id)
     }
@@ -129,7 +135,7 @@ impl PodNetwork {
         Some(PodIps { primary: IpAddr::V4(record.address), additional: Vec::new() })
     }
 
-    /// After a restart: detaches every recorded sandbox that is not in `live`, removes links on the bridge
+    /// After a restart: detaches every recorded sandbox that is not in `live`, removes pods' links
     /// that nobody remembers, and restores bridge and rules. Without a pod CIDR it only detaches.
     pub async fn reconcile(&self, live: &BTreeSet<String>) -> Result<(), NetworkError> {
         let gone: Vec<String> = self
@@ -145,19 +151,23 @@ impl PodNetwork {
             self.ensure_bridge().await?;
         }
         let known: BTreeSet<String> = self.addresses().records().map(|record| record.link.clone()).collect();
-        self.remove_ports(|name| !known.contains(name)).await
+        self.remove_links(|name| !known.contains(name)).await
     }
 
-    /// Removes the bridge, every veth on it, the nftables table and the recorded state.
+    /// Removes all pods' links, the bridge, routes, the nftables table and the recorded state.
     pub async fn teardown(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
-        *ready = None;
+        *ready = false;
         let links: Vec<String> = self.addresses().records().map(|record| record.link.clone()).collect();
         for link in links {
             links::delete(self.host().await?, &link).await?;
         }
-        self.remove_ports(|_| true).await?;
-        links::delete(self.host().await?, &self.inner.bridge).await?;
+        self.remove_links(|_| true).await?;
+        let host = self.host().await?;
+        links::delete(host, &self.inner.bridge).await?;
+        for route in routes::list(host, self.metric()).await? {
+            routes::delete(host, self.metric(), route.to).await?;
+        }
         let _order = self.inner.rules.lock().await;
         rules::apply(&rules::removal(&self.inner.config.cluster_name)).await?;
         let dir = &self.inner.config.state_dir;
@@ -180,31 +190,52 @@ impl PodNetwork {
         self.inner.host.get_or_try_init(|| async { links::connect() }).await
     }
 
-    async fn bridge_index(&self) -> Result<u32, NetworkError> {
+    async fn ensure_ready(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
-        if let Some(index) = *ready {
-            return Ok(index);
+        if !*ready {
+            self.prepare_host().await?;
+            *ready = true;
         }
-        let index = self.prepare_host().await?;
-        *ready = Some(index);
-        Ok(index)
+        Ok(())
     }
 
-    async fn prepare_host(&self) -> Result<u32, NetworkError> {
+    async fn prepare_host(&self) -> Result<(), NetworkError> {
         let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
         let Inner { config, bridge, .. } = &*self.inner;
-        let index = links::ensure_bridge(self.host().await?, bridge, with_prefix(cidr), config.mtu).await?;
+        let host = self.host().await?;
+        let index = links::ensure_bridge(host, bridge, gateway(cidr), config.mtu).await?;
         set_sysctls(bridge)?;
+        // An address without a pod is answered for at once, and never leaves the node by its default route.
+        routes::add(host, self.metric(), &Route { to: cidr, way: Way::Unreachable }).await?;
+        self.route_pods(index, gateway(cidr)).await?;
         let names = RuleNames {
             cluster: config.cluster_name.clone(),
-            bridge: bridge.clone(),
+            gateway: gateway(cidr),
             pod_cidr: cidr,
             cluster_cidr: config.cluster_cidr,
         };
         let _order = self.inner.rules.lock().await;
         let commands = rules::base(&names, self.addresses().records());
-        rules::apply(&commands).await?;
-        Ok(index)
+        rules::apply(&commands).await
+    }
+
+    /// Leads to each pod by its own link, or by the bridge for pods of earlier versions, which are its ports. The kernel
+    /// drops these routes when somebody takes the gateway's address away.
+    async fn route_pods(&self, bridge: u32, source: Ipv4Addr) -> Result<(), NetworkError> {
+        let host = self.host().await?;
+        let links = links::pod_links(host, &self.inner.config.cluster_name, Some(bridge)).await?;
+        let records: Vec<Record> = self.addresses().records().cloned().collect();
+        for record in records {
+            let link = if record.routed { links.get(&record.link).copied() } else { Some(bridge) };
+            let Some(link) = link else { continue };
+            let route = Route { to: record.address.into(), way: Way::Link { link, source } };
+            routes::add(host, self.metric(), &route).await?;
+        }
+        Ok(())
+    }
+
+    fn metric(&self) -> u32 {
+        routes::metric(&self.inner.config.cluster_name)
     }
 
     fn reserve(&self, attachment: &Attachment) -> Result<Record, NetworkError> {
@@ -217,22 +248,28 @@ impl PodNetwork {
         &self,
         attachment: &Attachment,
         record: &Record,
-        bridge: u32,
-        cidr: Ipv4Net,
+        gateway: Ipv4Addr,
     ) -> Result<(), NetworkError> {
         let config = &self.inner.config;
         let alias = format!("{}/{}", config.cluster_name, record.sandbox_id);
-        let veth =
-            Veth { name: &record.link, alias: &alias, bridge, address: record.address, mtu: config.mtu };
-        links::connect_pod(self.host().await?, &attachment.netns, &veth, with_prefix(cidr)).await?;
+        let veth = Veth {
+            name: &record.link,
+            alias: &alias,
+            address: record.address,
+            gateway,
+            metric: self.metric(),
+            from_loopback: !record.ports.is_empty(),
+            mtu: config.mtu,
+        };
+        links::connect_pod(self.host().await?, &attachment.netns, &veth).await?;
         let _order = self.inner.rules.lock().await;
         rules::apply(&rules::open_ports(&config.cluster_name, record)).await
     }
 
-    async fn remove_ports(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+    async fn remove_links(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
         let host = self.host().await?;
-        let Some(bridge) = links::find(host, &self.inner.bridge).await? else { return Ok(()) };
-        for name in links::ports(host, bridge.header.index).await? {
+        let bridge = links::find(host, &self.inner.bridge).await?.map(|link| link.header.index);
+        for name in links::pod_links(host, &self.inner.config.cluster_name, bridge).await?.into_keys() {
             if unwanted(&name) {
                 links::delete(host, &name).await?;
             }
@@ -241,21 +278,13 @@ impl PodNetwork {
     }
 }
 
-/// The gateway's address with the pod CIDR's prefix length.
-fn with_prefix(cidr: Ipv4Net) -> Ipv4Net {
-    Ipv4Net::new_assert(gateway(cidr), cidr.prefix_len())
-}
-
-/// Forwarding is needed; the rest makes host ports work from the node's loopback, and services work between
-/// pods on one bridge, where the kernel has bridge netfilter.
+/// Forwarding is needed. The rest is for pods of earlier versions, ports of the bridge: they find newer pods, and
+/// are not told short cuts past the node.
 fn set_sysctls(bridge: &str) -> Result<(), NetworkError> {
     let forward = "/proc/sys/net/ipv4/ip_forward";
     std::fs::write(forward, "1").map_err(NetworkError::io(format!("write {forward}")))?;
-    let localnet = format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet");
-    for optional in [localnet.as_str(), "/proc/sys/net/bridge/bridge-nf-call-iptables"] {
-        if let Err(error) = std::fs::write(optional, "1") {
-            tracing::debug!(path = optional, %error, "optional sysctl not set");
-        }
+    for (name, value) in [("route_localnet", "1"), ("proxy_arp", "1"), ("send_redirects", "0")] {
+        links::set_sysctl(bridge, name, value);
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ const NFT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct RuleNames {
     /// The table is `inet <cluster>`.
     pub cluster: String,
-    /// The bridge.
-    pub bridge: String,
+    /// The node's address among its pods.
+    pub gateway: Ipv4Addr,
     /// This node's pods.
     pub pod_cidr: Ipv4Net,
     /// All pods.
@@ -32,10 +33,11 @@ pub(crate) struct RuleNames {
 
 /// One transaction that brings our chains and maps to exactly this state, whatever was there.
 ///
-/// `route_localnet` on the bridge, needed for host ports on 127.0.0.1, would also let a pod send to the
-/// node's loopback: the input chain drops just that.
+/// A pod with a host port is reached from the node's loopback, too, and can reach itself through the node: in both
+/// cases it must see the node's address to answer there. `route_localnet` on its link, needed for that, would
+/// also let the pod send to the node's loopback: the input chain drops just that.
 pub(crate) fn base<'a>(names: &RuleNames, records: impl Iterator<Item = &'a Record>) -> String {
-    let RuleNames { cluster, bridge, pod_cidr, cluster_cidr } = names;
+    let RuleNames { cluster, gateway, pod_cidr, cluster_cidr } = names;
     let mut text = definitions(cluster);
     let _ = write!(
         text,
@@ -52,13 +54,16 @@ flush chain inet {cluster} pod_input
 flush map inet {cluster} hostports
 flush map inet {cluster} hostip_ports
 flush set inet {cluster} hostport_pods
+flush set inet {cluster} hostport_selves
+flush set inet {cluster} hostport_links
 add rule inet {cluster} hostports dnat ip to ip daddr . meta l4proto . th dport map @hostip_ports
 add rule inet {cluster} hostports dnat ip to meta l4proto . th dport map @hostports
 add rule inet {cluster} hostport_prerouting meta l4proto {{ tcp, udp, sctp }} fib daddr type local jump hostports
 add rule inet {cluster} hostport_output meta l4proto {{ tcp, udp, sctp }} fib daddr type local jump hostports
-add rule inet {cluster} pod_postrouting ip saddr {pod_cidr} ip daddr != {cluster_cidr} oifname != \"{bridge}\" masquerade
-add rule inet {cluster} pod_postrouting oifname \"{bridge}\" ct status dnat ip daddr . meta l4proto . th dport @hostport_pods ip saddr {{ {pod_cidr}, 127.0.0.0/8 }} masquerade
-add rule inet {cluster} pod_input iifname \"{bridge}\" ip daddr 127.0.0.0/8 ct state new drop
+add rule inet {cluster} pod_postrouting ip saddr {pod_cidr} ip daddr != {cluster_cidr} masquerade
+add rule inet {cluster} pod_postrouting ct status dnat ip saddr 127.0.0.0/8 ip daddr . meta l4proto . th dport @hostport_pods snat ip to {gateway}
+add rule inet {cluster} pod_postrouting ct status dnat ip saddr . ip daddr @hostport_selves snat ip to {gateway}
+add rule inet {cluster} pod_input iifname @hostport_links ip daddr 127.0.0.0/8 ct state new drop
 "
     );
     for record in records {
@@ -74,6 +79,8 @@ fn definitions(cluster: &str) -> String {
 add map inet {cluster} hostports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
 add map inet {cluster} hostip_ports {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
 add set inet {cluster} hostport_pods {{ type ipv4_addr . inet_proto . inet_service; }}
+add set inet {cluster} hostport_selves {{ type ipv4_addr . ipv4_addr; }}
+add set inet {cluster} hostport_links {{ type ifname; }}
 "
     )
 }
@@ -110,6 +117,11 @@ fn each_element(cluster: &str, verb: &str, record: &Record) -> String {
     }
     for target in targets {
         let _ = writeln!(text, "{verb} element inet {cluster} hostport_pods {{ {target} }}");
+    }
+    if !record.ports.is_empty() {
+        let (address, link) = (record.address, &record.link);
+        let _ = writeln!(text, "{verb} element inet {cluster} hostport_selves {{ {address} . {address} }}");
+        let _ = writeln!(text, "{verb} element inet {cluster} hostport_links {{ \"{link}\" }}");
     }
     text
 }
@@ -159,7 +171,13 @@ mod tests {
     use crate::types::{PortMapping, Protocol};
 
     fn record(ports: Vec<PortMapping>) -> Record {
-        Record { sandbox_id: "s".into(), address: "10.1.0.5".parse().unwrap(), link: "v".into(), ports }
+        Record {
+            sandbox_id: "s".into(),
+            address: "10.1.0.5".parse().unwrap(),
+            link: "v".into(),
+            ports,
+            routed: true,
+        }
     }
 
     #[test]
@@ -181,6 +199,8 @@ mod tests {
             add element inet c hostports { udp . 5353 : 10.1.0.5 . 53 }
             add element inet c hostip_ports { 10.0.0.1 . udp . 53 : 10.1.0.5 . 53 }
             add element inet c hostport_pods { 10.1.0.5 . udp . 53 }
+            add element inet c hostport_selves { 10.1.0.5 . 10.1.0.5 }
+            add element inet c hostport_links { "v" }
         "#]]
         .assert_eq(&text);
     }
