@@ -8,6 +8,7 @@
 pub mod cgroups;
 mod error;
 pub mod fds;
+pub mod ipvs;
 pub mod mounts;
 pub mod namespaces;
 pub mod process;
