@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use corten_store::Store;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::authn::token::ServiceAccountKeys;
 use crate::user::User;
@@ -71,6 +71,8 @@ pub struct Config {
     pub kubelet_client: Option<KubeletClient>,
     /// Addresses of Services.
     pub service_cidr: Ipv4Net,
+    /// Second addresses of dual-stack Services; `None` in a cluster without.
+    pub service_cidr_v6: Option<Ipv6Net>,
     /// Node ports of Services.
     pub node_ports: RangeInclusive<u16>,
     /// The address behind the `kubernetes` Service, which should be reachable from pods.
@@ -98,6 +100,7 @@ impl Config {
             static_tokens: Vec::new(),
             kubelet_client: None,
             service_cidr,
+            service_cidr_v6: None,
             node_ports: 30000..=32767,
             advertise_address: Ipv4Addr::LOCALHOST.into(),
             advertise_port: 6443,
@@ -106,6 +109,14 @@ impl Config {
             limits: Limits::default(),
             clock: Arc::new(system_time_ms),
         }
+    }
+}
+
+impl Config {
+    /// The ranges of Services' addresses, the default family first.
+    pub(crate) fn service_ranges(&self) -> Vec<IpNet> {
+        let second = self.service_cidr_v6.map(IpNet::from);
+        std::iter::once(IpNet::from(self.service_cidr)).chain(second).collect()
     }
 }
 

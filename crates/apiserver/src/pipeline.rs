@@ -60,7 +60,7 @@ impl ApiServer {
             kinds: KindTable::default(),
             documents: corten_api::openapi::Documents::default(),
             authority,
-            allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
+            allocator: Allocator::new(config.service_ranges(), config.node_ports.clone()),
             kubelets,
             metrics: Metrics::default(),
             reads: Arc::new(Semaphore::new(config.limits.reads_in_flight)),

@@ -386,6 +386,78 @@ async fn services_get_addresses_and_ports() {
     let node_port = server.ask("POST", path, service("three", r#","type":"NodePort""#)).await.json();
     let port = node_port["spec"]["ports"][0]["nodePort"].as_i64().unwrap();
     assert!((30000..=32767).contains(&port));
+
+    // The tenth address is there for who asks for it; what lies outside of the range is not.
+    assert_eq!(server.ask("POST", path, service("dns", r#","clusterIP":"10.96.0.10""#)).await.code, 201);
+    let outside = server.ask("POST", path, service("x", r#","clusterIP":"10.1.0.1""#)).await;
+    assert_eq!(
+        (outside.code, outside.json()["message"].as_str().unwrap()),
+        (
+            422,
+            r#"Service "x" is invalid: spec.clusterIPs: Invalid value: ["10.1.0.1"]: failed to allocate IP 10.1.0.1: the provided network does not match the current range"#
+        )
+    );
+    let dual = server.ask("POST", path, service("x", r#","ipFamilyPolicy":"RequireDualStack""#)).await;
+    assert_eq!(dual.code, 422);
+    assert!(dual.text.contains("this cluster is not configured for dual-stack services"), "{}", dual.text);
+
+    // Types come and go, and what they hold with them.
+    let header = [("content-type", "application/merge-patch+json")];
+    let change =
+        async |patch: &str| server.ask_with("PATCH", &format!("{path}/three"), &header, patch).await.json();
+    let cluster_ip = change(r#"{"spec":{"type":"ClusterIP"}}"#).await;
+    assert_eq!(cluster_ip["spec"]["clusterIP"], node_port["spec"]["clusterIP"]);
+    assert!(cluster_ip["spec"]["ports"][0].get("nodePort").is_none(), "{cluster_ip}");
+    let taken = service("four", r#","type":"NodePort""#)
+        .replace(r#""port":80"#, &format!(r#""port":80,"nodePort":{port}"#));
+    assert_eq!(server.ask("POST", path, taken.clone()).await.code, 201, "its old port is free");
+    assert_eq!(server.ask("POST", path, taken.replace("four", "five")).await.code, 422, "but once");
+    let external = change(r#"{"spec":{"type":"ExternalName","externalName":"example.com"}}"#).await;
+    assert!(
+        external["spec"].get("clusterIP").is_none() && external["spec"].get("ipFamilies").is_none(),
+        "{external}"
+    );
+    let back =
+        change(r#"{"spec":{"type":"LoadBalancer","externalName":null,"externalTrafficPolicy":"Local"}}"#)
+            .await;
+    assert!(back["spec"]["healthCheckNodePort"].as_i64().is_some_and(|n| n >= 30000), "{back}");
+    assert!(back["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.96.")));
+    let moved = change(r#"{"spec":{"healthCheckNodePort":30123}}"#).await;
+    assert!(
+        moved["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("spec.healthCheckNodePort: Forbidden: field is immutable")),
+        "{moved}"
+    );
+}
+
+#[tokio::test]
+async fn addresses_survive_restarts_and_leftovers() {
+    let server = TestServer::start_with(|config| config.service_cidr = "10.0.0.0/29".parse().unwrap()).await;
+    let path = "/api/v1/namespaces/default/services";
+    let service =
+        |name: &str| format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"ports":[{{"port":80}}]}}}}"#);
+    // Six addresses, one is the API server's.
+    for i in 0..5 {
+        assert_eq!(server.ask("POST", path, service(&format!("s{i}"))).await.code, 201);
+    }
+    let full = server.ask("POST", path, service("s5")).await;
+    assert_eq!(full.code, 500, "{}", full.text);
+    assert!(full.text.contains("failed to allocate a serviceIP: range is full"), "{}", full.text);
+    // A Service that went without the allocator's knowledge (a crash): its address is found to be free.
+    let key = "/registry/services/specs/default/s0";
+    let store = &server.api.config().store;
+    let revision = store.get(key, None).await.unwrap().unwrap().mod_revision;
+    store.txn(corten_store::Txn::delete(key, revision)).await.unwrap();
+    let again = server.ask("POST", path, service("s5")).await;
+    assert_eq!(again.code, 201, "{}", again.text);
+    // A second server over the same store knows what is taken.
+    let other = crate::ApiServer::new(server.api.config().clone()).unwrap();
+    other.bootstrap().await.unwrap();
+    let request = http::Request::post(path).body(crate::body::full(service("s6"))).unwrap();
+    let admin = crate::User::new("a", [crate::user::MASTERS]);
+    let answer = other.handle(request, crate::Peer::InProcess(admin.into())).await;
+    assert_eq!(answer.status(), 500);
 }
 
 #[tokio::test]

@@ -162,17 +162,23 @@ impl<'a> Write<'a> {
         }
 
         // Addresses and ports; given back unless the write goes through.
-        let allocation = server.allocator().allocate(call, &mut object, old)?;
+        let allocation = server.allocator().allocate(server, call, &mut object, old).await?;
+        let outcome = self.check_and_store(&attributes, &object, live.as_ref()).await;
+        allocation.end(outcome.is_ok() && !self.dry_run);
+        outcome
+    }
 
-        // Validation, then validating admission.
-        self.validate(&object, old)?;
-        admission::validate(&attributes, &object).await?;
-        self.warn(&object, old);
-
-        // Compare and swap. The store publishes to watchers what it has on disk.
-        let written = self.store(&object, live.as_ref()).await?;
-        allocation.keep(!self.dry_run);
-        Ok(written)
+    /// Validation, then validating admission, then compare and swap. The store publishes to watchers what it has on disk.
+    async fn check_and_store(
+        &self,
+        attributes: &admission::Attributes<'_>,
+        object: &Value,
+        live: Option<&Live>,
+    ) -> Result<Written, Failure> {
+        self.validate(object, attributes.old)?;
+        admission::validate(attributes, object).await?;
+        self.warn(object, attributes.old);
+        self.store(object, live).await
     }
 
     /// The object that is there. Creating needs none: the store refuses a second one.

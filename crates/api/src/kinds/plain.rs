@@ -26,34 +26,6 @@ pub(super) const ROLE_BINDING: Hooks = Hooks {
 /// Roles may be called anything that fits a path: `system:node`.
 pub(super) const ROLE: Hooks = Hooks { name_rule: Some(rules::path_segment), ..NO_HOOKS };
 
-pub(super) const NETWORK_POLICY: Hooks = Hooks {
-    default: Some(|policy| {
-        let Some(spec) = policy.get_mut("spec").filter(|s| !s.is_null()) else { return };
-        if items(spec, "policyTypes").is_empty() {
-            let mut types = vec![Value::str("Ingress")];
-            if !items(spec, "egress").is_empty() {
-                types.push(Value::str("Egress"));
-            }
-            spec.object_at_mut(&[]).set("policyTypes", types);
-        }
-        for direction in ["ingress", "egress"] {
-            for rule in items_mut(spec, direction) {
-                items_mut(rule, "ports").for_each(|port| set_missing(port, "protocol", Value::str("TCP")));
-            }
-        }
-    }),
-    ..NO_HOOKS
-};
-
-pub(super) const INGRESS_CLASS: Hooks = Hooks {
-    default: Some(|class| {
-        if let Some(parameters) = at_mut(class, &["spec", "parameters"]) {
-            set_missing(parameters, "scope", Value::str("Cluster"));
-        }
-    }),
-    ..NO_HOOKS
-};
-
 pub(super) const CSI_DRIVER: Hooks = Hooks {
     default: Some(|driver| {
         driver.object_at_mut(&["spec"]);

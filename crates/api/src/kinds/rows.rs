@@ -2,8 +2,8 @@
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
 use super::{
-    autoscaling, batch, columns, config, event, namespace, node, plain, pod, quota, service, storage,
-    workload,
+    autoscaling, batch, columns, config, endpoints, event, namespace, networking, node, plain, pod, quota,
+    service, storage, workload,
 };
 use crate::kind::{Subresource, Verb};
 
@@ -123,7 +123,7 @@ pub(super) const ROWS: &[Row] = &[
     namespaced("", "Binding", "bindings").verbs(Verb::CREATE_ONLY),
     cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
     namespaced("", "ConfigMap", "configmaps").hooks(config::CONFIG_MAP).columns(columns::CONFIG_MAP).short(&["cm"]),
-    namespaced("", "Endpoints", "endpoints").hooks(service::ENDPOINTS).columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
+    namespaced("", "Endpoints", "endpoints").hooks(endpoints::ENDPOINTS).columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
     namespaced("", "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
     namespaced("", "LimitRange", "limitranges").hooks(quota::LIMIT_RANGE).short(&["limits"]).create_on_update(),
     cluster("", "Namespace", "namespaces").hooks(namespace::HOOKS).columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
@@ -175,11 +175,11 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").columns(columns::POD_CERTIFICATE_REQUEST).status()
         .selectable(&["spec.signerName", "spec.podName", "spec.nodeName"]).conditional(),
 
-    cluster(NETWORKING, "IngressClass", "ingressclasses").hooks(plain::INGRESS_CLASS).columns(columns::INGRESS_CLASS).generation(),
-    namespaced(NETWORKING, "Ingress", "ingresses").columns(columns::INGRESS).short(&["ing"]).status().prefix("ingress").generation(),
-    cluster(NETWORKING, "IPAddress", "ipaddresses").hooks(plain::PATH_NAMED).columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
-    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").hooks(plain::NETWORK_POLICY).columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
-    cluster(NETWORKING, "ServiceCIDR", "servicecidrs").columns(columns::SERVICE_CIDR).status(),
+    cluster(NETWORKING, "IngressClass", "ingressclasses").hooks(networking::INGRESS_CLASS).columns(columns::INGRESS_CLASS).generation(),
+    namespaced(NETWORKING, "Ingress", "ingresses").hooks(networking::INGRESS).columns(columns::INGRESS).short(&["ing"]).status().prefix("ingress").generation(),
+    cluster(NETWORKING, "IPAddress", "ipaddresses").hooks(networking::IP_ADDRESS).columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
+    namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").hooks(networking::NETWORK_POLICY).columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
+    cluster(NETWORKING, "ServiceCIDR", "servicecidrs").hooks(networking::SERVICE_CIDR).columns(columns::SERVICE_CIDR).status(),
 
     namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").hooks(quota::DISRUPTION_BUDGET).columns(columns::POD_DISRUPTION_BUDGET).short(&["pdb"]).status().generation().conditional(),
 
@@ -216,7 +216,7 @@ pub(super) const ROWS: &[Row] = &[
 
     cluster(NODE, "RuntimeClass", "runtimeclasses").columns(columns::RUNTIME_CLASS).conditional(),
 
-    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(service::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
+    namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(endpoints::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
 
     cluster(FLOWCONTROL, "FlowSchema", "flowschemas").hooks(plain::FLOW_SCHEMA).columns(columns::FLOW_SCHEMA).status().generation(),
     cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").hooks(plain::PRIORITY_LEVEL).columns(columns::PRIORITY_LEVEL).status().generation(),

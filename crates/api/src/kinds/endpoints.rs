@@ -1,0 +1,240 @@
+//! Endpoints and endpoint slices: the addresses behind a Service.
+
+use super::look::{
+    Errors, given, int_or_zero, items, items_mut, one_of, required_by, set_empty, set_missing, text,
+};
+use super::row::NO_HOOKS;
+use super::service::PROTOCOLS;
+use crate::field::{self, Error, Path};
+use crate::kind::{Context, Hooks};
+use crate::rules::{self, invalid_each};
+use crate::{Value, meta};
+
+const ENDPOINTS_MAX: usize = 1000;
+const ADDRESSES_MAX: usize = 100;
+const SLICE_PORTS_MAX: usize = 20_000;
+const HINTS_MAX: usize = 8;
+const TOPOLOGY_MAX: usize = 16;
+
+pub(super) const ENDPOINTS: Hooks =
+    Hooks { default: Some(default_endpoints), validate: Some(validate_endpoints), ..NO_HOOKS };
+
+pub(super) const ENDPOINT_SLICE: Hooks =
+    Hooks { default: Some(default_slice), validate: Some(validate_slice), ..NO_HOOKS };
+
+/// The API server's own Service: on a single machine it may listen on the loopback address only.
+fn is_own_service(object: &Value) -> bool {
+    object.str_at(&["metadata", "namespace"]) == "default"
+        && object.str_at(&["metadata", "name"]) == "kubernetes"
+}
+
+/// An address that traffic may be sent to. Loopback is for the API server itself (`own`).
+pub(super) fn endpoint_ip(errors: &mut Errors, address: &str, own: bool, path: &Path<'_>) {
+    let wrong = rules::ip_address(address);
+    let Ok(ip) = address.parse::<std::net::IpAddr>() else {
+        return invalid_each(errors, path, address, wrong);
+    };
+    let v4 = |of: fn(&std::net::Ipv4Addr) -> bool| matches!(&ip, std::net::IpAddr::V4(ip) if of(ip));
+    let checks = [
+        (ip.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (ip.is_loopback() && !own, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (
+            v4(std::net::Ipv4Addr::is_link_local),
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        ),
+        (
+            v4(|ip| ip.octets()[..3] == [224, 0, 0]),
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+    ];
+    invalid_each(errors, path, address, wrong);
+    for (_, detail) in checks.iter().filter(|(wrong, _)| *wrong) {
+        errors.push(Error::invalid(path, address, detail));
+    }
+}
+
+fn default_endpoints(endpoints: &mut Value) {
+    for subset in items_mut(endpoints, "subsets") {
+        for port in items_mut(subset, "ports") {
+            set_empty(port, "protocol", "TCP");
+        }
+    }
+}
+
+fn validate_endpoints(endpoints: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (list, own) = (Path::root("subsets"), is_own_service(endpoints));
+    for (i, subset) in items(endpoints, "subsets").iter().enumerate() {
+        let path = list.index(i);
+        let (ready, waiting) = (items(subset, "addresses"), items(subset, "notReadyAddresses"));
+        if ready.is_empty() && waiting.is_empty() {
+            errors.push(Error::required(&path, "must specify `addresses` or `notReadyAddresses`"));
+        }
+        for (field, addresses) in [("addresses", ready), ("notReadyAddresses", waiting)] {
+            for (j, address) in addresses.iter().enumerate() {
+                let path = path.child(field);
+                let path = path.index(j);
+                endpoint_ip(&mut errors, text(address, "ip"), own, &path.child("ip"));
+                let host = text(address, "hostname");
+                if !host.is_empty() {
+                    invalid_each(&mut errors, &path.child("hostname"), host, rules::dns_label(host));
+                }
+                if let Some(node) = given(address, "nodeName").and_then(Value::as_str) {
+                    invalid_each(&mut errors, &path.child("nodeName"), node, rules::dns_subdomain(node));
+                }
+            }
+        }
+        let ports = items(subset, "ports");
+        for (j, port) in ports.iter().enumerate() {
+            let path = path.child("ports");
+            let path = path.index(j);
+            if ports.len() > 1 || !text(port, "name").is_empty() {
+                required_by(&mut errors, port, "name", &path, rules::dns_label);
+            }
+            let number = int_or_zero(port, "port");
+            invalid_each(&mut errors, &path.child("port"), number, rules::port_number(number));
+            one_of(&mut errors, text(port, "protocol"), PROTOCOLS, &path.child("protocol"));
+            app_protocol(&mut errors, port, &path);
+        }
+    }
+    errors
+}
+
+fn app_protocol(errors: &mut Errors, port: &Value, path: &Path<'_>) {
+    if let Some(protocol) = given(port, "appProtocol").and_then(Value::as_str) {
+        invalid_each(errors, &path.child("appProtocol"), protocol, rules::qualified_name(protocol));
+    }
+}
+
+/// Zones, nodes and the like that a proxy should prefer.
+fn hints(errors: &mut Errors, hints: &Value, path: &Path<'_>) {
+    for field in ["forZones", "forNodes"] {
+        let (list, all) = (path.child(field), items(hints, field));
+        if all.len() > HINTS_MAX {
+            errors.push(Error::too_many(&list, all.len(), HINTS_MAX));
+            continue;
+        }
+        for (i, hint) in all.iter().enumerate() {
+            let (path, name) = (list.index(i), text(hint, "name"));
+            if all[..i].iter().any(|other| text(other, "name") == name) {
+                errors.push(Error::duplicate(&path.child("name"), name));
+            }
+            let wrong =
+                if field == "forNodes" { rules::dns_subdomain(name) } else { rules::label_value(name) };
+            invalid_each(errors, &path.child("name"), name, wrong);
+        }
+    }
+}
+
+fn default_slice(slice: &mut Value) {
+    for port in items_mut(slice, "ports") {
+        set_missing(port, "name", Value::str(""));
+        set_missing(port, "protocol", Value::str("TCP"));
+    }
+}
+
+fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = Vec::new();
+    let (kind, own) = (text(slice, "addressType"), is_own_service(slice));
+    one_of(&mut errors, kind, &["FQDN", "IPv4", "IPv6"], &Path::root("addressType"));
+    let endpoints = items(slice, "endpoints");
+    if endpoints.len() > ENDPOINTS_MAX {
+        errors.push(Error::too_many(&Path::root("endpoints"), endpoints.len(), ENDPOINTS_MAX));
+    }
+    for (i, endpoint) in endpoints.iter().enumerate() {
+        let list = Path::root("endpoints");
+        slice_endpoint(&mut errors, endpoint, (kind, own), &list.index(i));
+    }
+    slice_ports(&mut errors, items(slice, "ports"), &Path::root("ports"));
+    if old.is_some_and(|old| text(old, "addressType") != kind) {
+        errors.push(Error::invalid(&Path::root("addressType"), kind, super::look::IMMUTABLE));
+    }
+    errors
+}
+
+fn slice_endpoint(errors: &mut Errors, endpoint: &Value, (kind, own): (&str, bool), path: &Path<'_>) {
+    let (addresses, list) = (items(endpoint, "addresses"), path.child("addresses"));
+    if addresses.is_empty() {
+        errors.push(Error::required(&list, "must contain at least 1 address"));
+    } else if addresses.len() > ADDRESSES_MAX {
+        errors.push(Error::too_many(&list, addresses.len(), ADDRESSES_MAX));
+    }
+    for (i, address) in addresses.iter().enumerate() {
+        let address = address.as_str().unwrap_or_default();
+        match kind {
+            "FQDN" => invalid_each(errors, &list.index(i), address, rules::dns_subdomain(address)),
+            "IPv4" if address.contains(':') => {
+                errors.push(Error::invalid(&list.index(i), address, "must be an IPv4 address"));
+            }
+            "IPv6" if !address.contains(':') => {
+                errors.push(Error::invalid(&list.index(i), address, "must be an IPv6 address"));
+            }
+            _ => endpoint_ip(errors, address, own, &list.index(i)),
+        }
+    }
+    if let Some(node) = given(endpoint, "nodeName").and_then(Value::as_str) {
+        invalid_each(errors, &path.child("nodeName"), node, rules::dns_subdomain(node));
+    }
+    let topology = path.child("deprecatedTopology");
+    meta::labels(errors, endpoint.get("deprecatedTopology"), &topology);
+    let entries = endpoint.get("deprecatedTopology").and_then(Value::as_object).map_or(0, crate::Object::len);
+    if entries > TOPOLOGY_MAX {
+        errors.push(Error::too_many(&topology, entries, TOPOLOGY_MAX));
+    }
+    if let Some(host) = given(endpoint, "hostname").and_then(Value::as_str) {
+        invalid_each(errors, &path.child("hostname"), host, rules::dns_label(host));
+    }
+    if let Some(of) = given(endpoint, "hints") {
+        hints(errors, of, &path.child("hints"));
+    }
+}
+
+fn slice_ports(errors: &mut Errors, ports: &[Value], list: &Path<'_>) {
+    if ports.len() > SLICE_PORTS_MAX {
+        errors.push(Error::too_many(list, ports.len(), SLICE_PORTS_MAX));
+    }
+    for (i, port) in ports.iter().enumerate() {
+        let (path, name) = (list.index(i), text(port, "name"));
+        if !name.is_empty() {
+            invalid_each(errors, &path.child("name"), name, rules::dns_label(name));
+        }
+        if ports[..i].iter().any(|p| text(p, "name") == name) {
+            errors.push(Error::duplicate(&path.child("name"), name));
+        }
+        one_of(errors, text(port, "protocol"), PROTOCOLS, &path.child("protocol"));
+        if let Some(number) = given(port, "port").and_then(Value::as_i64) {
+            invalid_each(errors, &path.child("port"), number, rules::port_number(number));
+        }
+        app_protocol(errors, port, &path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing::{create_errors, defaulted, tree};
+
+    #[test]
+    fn the_api_server_may_be_on_loopback() {
+        let yaml =
+            "{metadata: {namespace: default, name: kubernetes}, subsets: [{addresses: [{ip: 127.0.0.1}]}]}";
+        assert_eq!(create_errors("", "Endpoints", yaml), Vec::<String>::new());
+        assert_eq!(create_errors("", "Endpoints", &yaml.replace("kubernetes", "other")).len(), 1);
+    }
+
+    #[test]
+    fn slices() {
+        let slice = defaulted("discovery.k8s.io", "EndpointSlice", "{ports: [{port: 80}]}");
+        assert_eq!(slice, tree("{ports: [{port: 80, name: '', protocol: TCP}]}"));
+        assert_eq!(
+            create_errors(
+                "discovery.k8s.io",
+                "EndpointSlice",
+                "{addressType: IPv4, endpoints: [{addresses: [127.0.0.1]}]}"
+            ),
+            [
+                "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, \
+              ::1/128)"
+            ]
+        );
+    }
+}
