@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     write_kubeconfig(&dir, port, &admin_pem, &admin_key)?;
     let signing = KeyPair::generate()?;
     let mut config = Config::new(Arc::new(Embedded::open(Options::new(format!("{dir}/store")))?));
-    config.advertise_address = Ipv4Addr::new(10, 244, 0, 1).into();
+    config.advertise_address = Some(Ipv4Addr::new(10, 244, 0, 1).into());
     config.advertise_port = port;
     config.client_ca_pem = Some(ca_pem.into_bytes());
     config.kubelet_client =

@@ -15,10 +15,10 @@ use crate::user::User;
 const NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "default"];
 
 /// An object, and whether what it says is kept up to date or only made once.
-struct Wanted {
-    collection: String,
-    object: Json,
-    keep: bool,
+pub(crate) struct Wanted {
+    pub(crate) collection: String,
+    pub(crate) object: Json,
+    pub(crate) keep: bool,
 }
 
 impl ApiServer {
@@ -41,55 +41,13 @@ impl ApiServer {
         let mut all: Vec<Wanted> = NAMESPACES.iter().map(|name| namespace(name)).collect();
         all.push(priority_class("system-node-critical", 2_000_001_000));
         all.push(priority_class("system-cluster-critical", 2_000_000_000));
-        all.push(self.kubernetes_service());
-        all.push(self.kubernetes_slice());
-        all.push(self.kubernetes_endpoints());
+        all.extend(self.kubernetes_objects());
         all
     }
 
-    /// Service `kubernetes`: the first address of the range leads to this server.
-    fn kubernetes_service(&self) -> Wanted {
-        let config = self.config();
-        let address = std::net::Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1);
-        let object = json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"component": "apiserver", "provider": "kubernetes"}},
-            "spec": {"type": "ClusterIP", "clusterIP": address.to_string(), "sessionAffinity": "None",
-                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}]}
-        });
-        Wanted { collection: "/api/v1/namespaces/default/services".into(), object, keep: true }
-    }
-
-    fn kubernetes_slice(&self) -> Wanted {
-        let config = self.config();
-        let kind = if config.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
-        let object = json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "addressType": kind,
-            "endpoints": [{"addresses": [config.advertise_address.to_string()], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]
-        });
-        let collection = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".into();
-        Wanted { collection, object, keep: true }
-    }
-
-    /// The old form of the same, which upstream keeps for old clients.
-    fn kubernetes_endpoints(&self) -> Wanted {
-        let config = self.config();
-        let object = json!({
-            "apiVersion": "v1", "kind": "Endpoints",
-            "metadata": {"name": "kubernetes", "namespace": "default",
-                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-            "subsets": [{"addresses": [{"ip": config.advertise_address.to_string()}],
-                "ports": [{"name": "https", "port": config.advertise_port, "protocol": "TCP"}]}]
-        });
-        Wanted { collection: "/api/v1/namespaces/default/endpoints".into(), object, keep: true }
-    }
-
-    async fn ensure(&self, wanted: &Wanted) -> Result<()> {
+    /// Makes an object where it is missing, and puts right what has drifted where it is to be kept.
+    /// `false`: a rule of the API or another object is in the way.
+    pub(crate) async fn ensure(&self, wanted: &Wanted) -> Result<bool> {
         let name = wanted.object["metadata"]["name"].as_str().unwrap_or_default();
         // What is kept current is there after the first start. Asking for it anew would fail on what it holds already (its
         // own address is taken) before the name is found to be taken.
@@ -105,11 +63,11 @@ impl ApiServer {
             _ => (code, text),
         };
         match code {
-            200 | 201 | 409 => Ok(()),
+            200 | 201 | 409 => Ok(true),
             // A rule that our own object breaks must not keep the cluster from starting.
             400..=499 => {
                 tracing::warn!(name, code, text, "an object of every cluster was refused");
-                Ok(())
+                Ok(false)
             }
             _ => Err(Status::internal(format!("{name} could not be made: {text}"))),
         }

@@ -75,8 +75,9 @@ pub struct Config {
     pub service_cidr_v6: Option<Ipv6Net>,
     /// Node ports of Services.
     pub node_ports: RangeInclusive<u16>,
-    /// The address behind the `kubernetes` Service, which should be reachable from pods.
-    pub advertise_address: IpAddr,
+    /// The address behind the `kubernetes` Service, which should be reachable from pods. `None`: not known yet; its
+    /// endpoints stay as they are until [`ApiServer::advertise`](crate::ApiServer::advertise) tells.
+    pub advertise_address: Option<IpAddr>,
     /// The port behind the `kubernetes` Service.
     pub advertise_port: u16,
     /// DNS domain of the cluster.
@@ -102,7 +103,7 @@ impl Config {
             service_cidr,
             service_cidr_v6: None,
             node_ports: 30000..=32767,
-            advertise_address: Ipv4Addr::LOCALHOST.into(),
+            advertise_address: None,
             advertise_port: 6443,
             cluster_domain: "cluster.local".into(),
             event_ttl: Duration::from_secs(3600),

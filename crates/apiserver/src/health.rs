@@ -34,8 +34,7 @@ pub(crate) async fn serve_path(
             if wants_aggregated(accept) {
                 return aggregated(&discovery::aggregated(&kinds, legacy));
             }
-            let config = server.config();
-            let address = format!("{}:{}", config.advertise_address, config.advertise_port);
+            let address = server.public_address().to_string();
             let value =
                 if legacy { discovery::api_versions(&address) } else { discovery::group_list(&kinds) };
             document(accept, &value)
@@ -158,8 +157,7 @@ fn for_others(content_type: &'static str, value: &Value) -> Result<Response<Body
 }
 
 fn openid_configuration(server: &ApiServer) -> Value {
-    let (authority, config) = (server.authority(), server.config());
-    let address = std::net::SocketAddr::new(config.advertise_address, config.advertise_port);
+    let (authority, address) = (server.authority(), server.public_address());
     let mut algorithms: Vec<&str> = authority.published().iter().map(|key| key.algorithm).collect();
     algorithms.sort_unstable();
     algorithms.dedup();

@@ -19,6 +19,7 @@ mod delete;
 mod encode;
 mod health;
 mod in_process;
+mod kubernetes_service;
 mod media;
 mod meta;
 mod metrics;

@@ -1,5 +1,6 @@
 //! From the door to the verb: every request, from the network or from this process, walks down this file.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use corten_api::{GroupResource, Result, Status};
 use futures::FutureExt;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as watch_value};
 use tokio_util::sync::CancellationToken;
 
 use crate::allocate::Allocator;
@@ -47,6 +48,8 @@ struct Inner {
     ending: CancellationToken,
     leases: crate::write::EventLease,
     bootstrapped: std::sync::atomic::AtomicBool,
+    /// What stands behind the `kubernetes` Service.
+    advertised: watch_value::Sender<Option<SocketAddr>>,
 }
 
 impl ApiServer {
@@ -68,6 +71,9 @@ impl ApiServer {
             ending: CancellationToken::new(),
             leases: crate::write::EventLease::default(),
             bootstrapped: false.into(),
+            advertised: watch_value::Sender::new(
+                config.advertise_address.map(|ip| SocketAddr::new(ip, config.advertise_port)),
+            ),
             config,
         };
         Ok(ApiServer(Arc::new(inner)))
@@ -115,6 +121,15 @@ impl ApiServer {
 
     pub(crate) fn event_lease(&self) -> &crate::write::EventLease {
         &self.0.leases
+    }
+
+    /// The address behind the `kubernetes` Service, once known; see [`ApiServer::advertise`].
+    pub fn advertised(&self) -> Option<SocketAddr> {
+        *self.0.advertised.borrow()
+    }
+
+    pub(crate) fn advertised_value(&self) -> &watch_value::Sender<Option<SocketAddr>> {
+        &self.0.advertised
     }
 
     pub(crate) fn bootstrapped(&self) -> &std::sync::atomic::AtomicBool {

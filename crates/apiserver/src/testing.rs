@@ -49,7 +49,7 @@ impl TestServer {
         let store = Embedded::open(Options::new(dir.path())).expect("a new store opens");
         let mut config = Config::new(Arc::new(store));
         // An address for documentation; nothing connects to it.
-        config.advertise_address = std::net::Ipv4Addr::new(192, 0, 2, 1).into();
+        config.advertise_address = Some(std::net::Ipv4Addr::new(192, 0, 2, 1).into());
         change(&mut config);
         let api = ApiServer::new(config).expect("the test configuration is good");
         api.bootstrap().await.expect("a new store can be filled");

@@ -841,7 +841,7 @@ async fn forgotten_history_is_told() {
 
 #[tokio::test]
 async fn a_server_on_loopback_has_its_endpoints() {
-    let local = |c: &mut crate::Config| c.advertise_address = std::net::Ipv4Addr::LOCALHOST.into();
+    let local = |c: &mut crate::Config| c.advertise_address = Some(std::net::Ipv4Addr::LOCALHOST.into());
     let server = TestServer::start_with(local).await;
     let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     assert_eq!(server.ask("GET", path, "").await.code, 200);

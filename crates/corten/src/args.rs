@@ -44,6 +44,12 @@ pub enum Command {
     Up(Box<UpArgs>),
     /// Start only a control plane: API server, store, scheduler and controllers.
     Server(Box<ServerArgs>),
+    /// Start only an API server and its store.
+    Apiserver(Box<ServerArgs>),
+    /// Start only a scheduler, for any Kubernetes API server.
+    Scheduler(SchedulerArgs),
+    /// Start only the controllers, for any Kubernetes API server.
+    ControllerManager(ControllerArgs),
     /// Stop a cluster and remove everything that it put on this machine.
     ///
     /// Ends the process and all containers, then removes mounts, namespaces, interfaces, rules and cgroups of that name. The
@@ -51,8 +57,8 @@ pub enum Command {
     Down(DownArgs),
     /// Import, list, pull and remove container images.
     Image(ImageArgs),
-    /// Print the admin kubeconfig of a cluster on this machine.
-    Kubeconfig(ClusterArgs),
+    /// Print a kubeconfig of a cluster on this machine: the admin's, or one for a part that runs alone.
+    Kubeconfig(KubeconfigArgs),
     /// Hold one container (started by the runtime, never by people).
     #[command(hide = true)]
     Shim {
@@ -111,6 +117,19 @@ pub struct ServerArgs {
     #[arg(long, value_name = "FILE", help_heading = "API server")]
     pub write_kubeconfig: Option<PathBuf>,
 
+    /// Address at which pods and other machines reach the API server; it listens there, too [default: the address of
+    /// --listen, or of this host; with --listen on loopback the gateway of this node's pods].
+    #[arg(long, value_name = "ADDR", help_heading = "API server")]
+    pub advertise_address: Option<IpAddr>,
+
+    /// Addresses and domain.
+    #[command(flatten)]
+    pub ranges: Ranges,
+}
+
+/// Which addresses and names a cluster uses.
+#[derive(Clone, Debug, Args)]
+pub struct Ranges {
     /// Addresses of services.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", help_heading = "Network")]
     pub service_cidr: Ipv4Net,
@@ -120,6 +139,13 @@ pub struct ServerArgs {
     /// Domain of the cluster's DNS names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
     pub cluster_domain: String,
+}
+
+impl Ranges {
+    /// Where the cluster's DNS answers: the tenth address of the service range.
+    pub fn dns(&self) -> Option<IpAddr> {
+        self.service_cidr.hosts().nth(9).map(IpAddr::V4)
+    }
 }
 
 /// The node's part of `corten up`.
@@ -134,12 +160,15 @@ pub struct NodeArgs {
     /// Labels of this node.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', help_heading = "Node")]
     pub node_labels: Vec<String>,
-    /// Port of the kubelet's API. 0 takes a free one.
+    /// Port of the kubelet's API. 0 takes a free one, the same as last time where possible.
     #[arg(long, value_name = "PORT", default_value_t = 10250, help_heading = "Node")]
     pub kubelet_port: u16,
     /// Most pods on this node.
     #[arg(long, value_name = "N", default_value_t = 110, help_heading = "Node")]
     pub max_pods: u32,
+    /// Addresses of the DNS that pods ask [default: the tenth address of the service range].
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', help_heading = "Node")]
+    pub cluster_dns: Vec<IpAddr>,
     /// Use another container runtime (containerd, CRI-O) at this CRI socket instead of the built-in one.
     #[arg(long, value_name = "SOCKET", help_heading = "Node")]
     pub container_runtime_endpoint: Option<String>,
@@ -161,6 +190,70 @@ impl NodeArgs {
             .map(|l| pair(l).ok_or_else(|| anyhow::anyhow!("--node-labels {l}: want KEY=VALUE")));
         pairs.collect()
     }
+}
+
+/// How a part that runs alone finds its API server.
+#[derive(Clone, Debug, Args)]
+pub struct AloneArgs {
+    /// Kubeconfig of the API server, with the identity of this part.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+}
+
+/// Of several copies one works.
+#[derive(Clone, Debug, Args)]
+pub struct ElectionArgs {
+    /// Work only while holding the lease in kube-system: several copies can stand by.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+}
+
+/// `corten scheduler`
+#[derive(Clone, Debug, Args)]
+pub struct SchedulerArgs {
+    /// Where the API server is.
+    #[command(flatten)]
+    pub alone: AloneArgs,
+    /// Copies.
+    #[command(flatten)]
+    pub election: ElectionArgs,
+    /// Schedule the pods whose spec.schedulerName is this.
+    #[arg(long, value_name = "NAME", default_value = "default-scheduler")]
+    pub scheduler_name: String,
+}
+
+/// `corten controller-manager`
+#[derive(Clone, Debug, Args)]
+pub struct ControllerArgs {
+    /// Where the API server is.
+    #[command(flatten)]
+    pub alone: AloneArgs,
+    /// Copies.
+    #[command(flatten)]
+    pub election: ElectionArgs,
+    /// Addresses of pods; each node gets a part. Without it nodes get none.
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Prefix length of a node's part.
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    pub node_cidr_mask_size: u8,
+    /// CA certificate that pods find in the config map kube-root-ca.crt [default: that of the kubeconfig].
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+}
+
+/// `corten kubeconfig`
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Make one for this user instead (for example system:kube-scheduler), by a certificate of the cluster's CA.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Group of that user.
+    #[arg(long, value_name = "NAME", requires = "user")]
+    pub group: Option<String>,
 }
 
 /// `corten down`

@@ -1,13 +1,15 @@
-//! The kubeconfig that a user points `kubectl` at.
+//! Kubeconfigs: the one that a user points `kubectl` at, and those of parts that run alone.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::pki::{self, Pair};
+use crate::args::KubeconfigArgs;
+use crate::layout::Layout;
+use crate::pki::{self, Identity, Pair, Pki};
 
 /// Writes a kubeconfig with everything in it (no paths), readable by its owner only. JSON is YAML, and `kubectl config`
 /// rewrites it in its own style as soon as it changes something.
@@ -19,6 +21,10 @@ pub fn write(
     user: &str,
     client: &Pair,
 ) -> Result<()> {
+    pki::write(path, text(cluster, server, ca_pem, user, client)?.as_bytes(), 0o600)
+}
+
+fn text(cluster: &str, server: &str, ca_pem: &str, user: &str, client: &Pair) -> Result<String> {
     let (cert, key) = client.read()?;
     let encode = |text: &str| STANDARD.encode(text);
     let context = format!("{user}@{cluster}");
@@ -30,5 +36,38 @@ pub fn write(
         "contexts": [{ "name": context, "context": { "cluster": cluster, "user": user } }],
         "current-context": context,
     });
-    pki::write(path, format!("{config:#}\n").as_bytes(), 0o600)
+    Ok(format!("{config:#}\n"))
+}
+
+/// `corten kubeconfig`: the admin's as it is, or one for another user of the same server.
+pub fn print(args: &KubeconfigArgs) -> Result<()> {
+    let layout = Layout::new(&args.cluster.data_dir())?;
+    let path = layout.kubeconfig();
+    let admin =
+        std::fs::read_to_string(&path).with_context(|| format!("no kubeconfig at {}", path.display()))?;
+    let Some(user) = &args.user else {
+        print!("{admin}");
+        return Ok(());
+    };
+    let file = file_of(user)?;
+    let pki = Pki::open(&layout.pki())?;
+    let group = args.group.as_deref().unwrap_or_default();
+    let client = pki.client(&Identity { file: &file, user, group })?;
+    let server = server_of(&admin).with_context(|| format!("{} names no server", path.display()))?;
+    print!("{}", text(&args.cluster.name, &server, pki.ca_pem(), user, &client)?);
+    Ok(())
+}
+
+/// The file of a user's certificate. Parts of the cluster have their own names; nobody may come near those.
+fn file_of(user: &str) -> Result<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@');
+    if user.is_empty() || !user.chars().all(plain) {
+        bail!("--user {user}: letters, digits and -_.:@ only");
+    }
+    Ok(format!("user-{user}"))
+}
+
+fn server_of(kubeconfig: &str) -> Option<String> {
+    let config: Value = serde_json::from_str(kubeconfig).ok()?;
+    Some(config.pointer("/clusters/0/cluster/server")?.as_str()?.to_owned())
 }

@@ -1,14 +1,19 @@
 //! The one binary: reads the command line and hands over. Holds no logic of the cluster itself.
 
+mod alone;
+mod api;
 mod args;
 mod detach;
 mod down;
+mod host;
 mod image;
 mod kubeconfig;
 mod layout;
+mod node;
 mod parts;
 mod pid_file;
 mod pki;
+mod ready;
 mod signals;
 mod up;
 
@@ -20,6 +25,7 @@ use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+use up::With;
 
 /// What still runs when everything was ended has so long before the process goes.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
@@ -51,19 +57,14 @@ fn run(cli: Cli) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Up(args) if args.detach => detach::detach(&args),
-        Command::Up(args) => block_on(up::up(args.server, Some(args.node))),
-        Command::Server(args) => block_on(up::up(*args, None)),
+        Command::Up(args) => block_on(up::up(args.server, With::Node(args.node))),
+        Command::Server(args) => block_on(up::up(*args, With::ControlPlane)),
+        Command::Apiserver(args) => block_on(up::up(*args, With::Nothing)),
+        Command::Scheduler(args) => block_on(alone::scheduler(args)),
+        Command::ControllerManager(args) => block_on(alone::controllers(args)),
         Command::Down(args) => down::down(&args),
         Command::Image(args) => block_on(image::image(args)),
-        Command::Kubeconfig(args) => {
-            let path = layout::Layout::new(&args.data_dir())?.kubeconfig();
-            print!(
-                "{}",
-                std::fs::read_to_string(&path)
-                    .with_context(|| format!("no kubeconfig at {}", path.display()))?
-            );
-            Ok(())
-        }
+        Command::Kubeconfig(args) => kubeconfig::print(&args),
         Command::Shim { .. } => Ok(()),
     }
 }

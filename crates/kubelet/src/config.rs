@@ -24,7 +24,7 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// Address that the kubelet's API listens on.
     pub listen: IpAddr,
-    /// Port of the kubelet's API; 0 takes a free one.
+    /// Port of the kubelet's API; 0 takes a free one, the same as last time where possible.
     pub port: u16,
     /// PEM of the kubelet API's certificate (chain). Without it the API is not served.
     pub serving_cert: Option<Vec<u8>>,

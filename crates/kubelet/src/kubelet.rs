@@ -146,6 +146,7 @@ impl Kubelet {
         manager.account(&known);
         let told = manager.clone();
         pods.on_change(move |change| told.changed(change));
+        manager.has_listed();
         if let Err(error) = manager.adopt_orphans(&known).await {
             tracing::warn!(%error, "left-over containers were not looked at");
         }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Allocatable};
 use super::spec;
@@ -36,6 +37,8 @@ pub struct Manager {
     host: Arc<Host>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     admission: Arc<Mutex<Admission>>,
+    /// Cancelled when the first list of pods has its workers.
+    listed: CancellationToken,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -45,7 +48,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Manager {
     /// No pods yet.
     pub fn new(host: Arc<Host>) -> Self {
-        Self { host, entries: Arc::default(), admission: Arc::default() }
+        Self { host, entries: Arc::default(), admission: Arc::default(), listed: CancellationToken::new() }
     }
 
     /// Pods that an earlier kubelet admitted keep their place; call it with the first list.
@@ -56,6 +59,16 @@ impl Manager {
             started && !spec::is_terminal(pod)
         };
         pods.iter().filter(admitted).for_each(|pod| admission.account(pod));
+    }
+
+    /// All pods of the first list have their workers.
+    pub fn has_listed(&self) {
+        self.listed.cancel();
+    }
+
+    /// Waits for [`Manager::has_listed`].
+    pub async fn listed(&self) {
+        self.listed.cancelled().await;
     }
 
     /// A change of the API's pods.

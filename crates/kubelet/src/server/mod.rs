@@ -36,6 +36,11 @@ const HANDSHAKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10
 /// Connections served at the same time.
 const MAX_CONNECTIONS: usize = 1000;
 
+/// How long a request about pods waits for the kubelet's first list of them.
+const FIRST_PODS: std::time::Duration = std::time::Duration::from_secs(15);
+/// Remembers a port that was not chosen by the settings, below the data directory.
+const PORT_FILE: &str = "kubelet.port";
+
 /// A bound server.
 pub struct Server {
     listener: TcpListener,
@@ -78,7 +83,10 @@ impl Server {
             return Ok(None);
         };
         let tls = tls::server_config(cert, key, ca).map_err(Error::Tls)?;
-        let listener = TcpListener::bind(listen).await?;
+        let listener = match listen.port() {
+            0 => any_port(listen, &config.data_dir.join(PORT_FILE)).await?,
+            _ => TcpListener::bind(listen).await?,
+        };
         Ok(Some(Self { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) }))
     }
 
@@ -110,6 +118,22 @@ impl Server {
             }
         }
     }
+}
+
+/// Any free port; the last one, if it is still free: then what the Node object says about a kubelet that was restarted
+/// stays true.
+async fn any_port(listen: SocketAddr, memory: &std::path::Path) -> std::io::Result<TcpListener> {
+    let last = std::fs::read_to_string(memory).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(port) = last
+        && let Ok(listener) = TcpListener::bind(SocketAddr::new(listen.ip(), port)).await
+    {
+        return Ok(listener);
+    }
+    let listener = TcpListener::bind(listen).await?;
+    if let Err(error) = std::fs::write(memory, listener.local_addr()?.port().to_string()) {
+        tracing::debug!(%error, "the kubelet's port is not remembered");
+    }
+    Ok(listener)
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, context: Context) {
@@ -148,6 +172,11 @@ async fn route(context: Context, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let query = Query::parse(request.uri().query().unwrap_or_default());
+    let about_pods = !matches!(parts.as_slice(), ["healthz" | "livez" | "readyz" | "configz", ..]);
+    // Just after a start pods that run would seem not to exist.
+    if about_pods && tokio::time::timeout(FIRST_PODS, context.manager.listed()).await.is_err() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the kubelet does not know its pods yet");
+    }
     match (request.method(), parts.as_slice()) {
         (&Method::GET, ["healthz" | "livez" | "readyz", ..]) => text(StatusCode::OK, "ok"),
         (&Method::GET, ["pods"]) => document(&pods(&context)),
@@ -191,4 +220,22 @@ fn configz(context: &Context) -> Value {
         "imageGCLowThresholdPercent": config.image_gc_low_percent,
         "cgroupRoot": config.cgroup_root,
     }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_free_port_stays_the_same_as_long_as_it_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, any) = (dir.path().join(PORT_FILE), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let first = any_port(any, &memory).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = any_port(any, &memory).await.unwrap();
+        assert_ne!(second.local_addr().unwrap().port(), port);
+        drop((first, second));
+        let third = any_port(any, &memory).await.unwrap().local_addr().unwrap().port();
+        assert_eq!(std::fs::read_to_string(&memory).unwrap(), third.to_string());
+    }
 }

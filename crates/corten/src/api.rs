@@ -1,0 +1,257 @@
+//! The API server's part of the wiring: its configuration, certificates, listeners and kubeconfigs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use corten_apiserver::{ApiServer, KubeletClient, ServiceAccountKeys, ServingCert};
+use corten_client::Informer;
+use corten_store::{Embedded, Options};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::runtime::watcher;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
+
+use crate::kubeconfig;
+use crate::parts::Parts;
+use crate::pki::{Identity, Pair};
+use crate::up::{Cluster, client};
+
+/// Pause before listening is tried again at an address that something else holds.
+const LISTEN_RETRY: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Where pods reach the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advertised {
+    /// At an address where it listens already.
+    At(IpAddr),
+    /// At an address where it must listen, too.
+    Door(IpAddr),
+    /// At the gateway of this node's pods, known when the node has its pod CIDR.
+    Gateway {
+        /// It must listen there, too.
+        door: bool,
+    },
+}
+
+/// Pods cannot reach loopback. What the administrator wants goes first, then the address that was given to listen on, then
+/// that of the host; a server on loopback alone opens a door that only pods can see.
+fn advertised(listen: IpAddr, wanted: Option<IpAddr>, host: IpAddr, has_node: bool) -> Advertised {
+    let everywhere = listen.is_unspecified();
+    match wanted {
+        Some(address) if everywhere || listen == address => Advertised::At(address),
+        Some(address) => Advertised::Door(address),
+        None if everywhere && !host.is_loopback() => Advertised::At(host),
+        None if (everywhere || listen.is_loopback()) && has_node => Advertised::Gateway { door: !everywhere },
+        None if everywhere => Advertised::At(IpAddr::from([127, 0, 0, 1])),
+        None => Advertised::At(listen),
+    }
+}
+
+impl Cluster {
+    fn advertised(&self) -> Advertised {
+        advertised(self.args.listen.ip(), self.args.advertise_address, self.node_ip, self.has_node)
+    }
+
+    /// The server over its store, not yet listening.
+    pub(crate) fn api_server(&self, address: SocketAddr) -> Result<ApiServer> {
+        let store = Embedded::open(Options::new(self.layout.store())).context("cannot open the store")?;
+        let keys = self.pki.service_account_key()?;
+        let (public, private) = keys.read()?;
+        let issuer = format!("https://kubernetes.default.svc.{}", self.args.ranges.cluster_domain);
+        let kubelet_client = self.pki.client(&Identity {
+            file: "apiserver-kubelet-client",
+            user: "kube-apiserver-kubelet-client",
+            group: "system:masters",
+        })?;
+        let (cert, key) = kubelet_client.read()?;
+        let ca = self.pki.ca_pem().as_bytes().to_vec();
+        let mut config = corten_apiserver::Config::new(Arc::new(store));
+        config.client_ca_pem = Some(ca.clone());
+        config.service_account = ServiceAccountKeys {
+            issuer: issuer.clone(),
+            audiences: vec![issuer],
+            signing_key_pem: private.into_bytes(),
+            verifying_keys_pem: vec![public.into_bytes()],
+        };
+        config.kubelet_client =
+            Some(KubeletClient { cert_pem: cert.into_bytes(), key_pem: key.into_bytes(), ca_pem: Some(ca) });
+        config.service_cidr = self.args.ranges.service_cidr;
+        config.advertise_port = address.port();
+        config.cluster_domain.clone_from(&self.args.ranges.cluster_domain);
+        if let Advertised::At(address) = self.advertised() {
+            config.advertise_address = Some(address);
+        }
+        ApiServer::new(config).map_err(|why| anyhow!("API server: {why}"))
+    }
+
+    /// Starts serving at the address that was asked for.
+    pub(crate) fn serve(&self, api: &ApiServer, listener: TcpListener, parts: &mut Parts) -> Result<()> {
+        let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), self.node_ip, self.args.listen.ip()];
+        addresses.extend(self.args.advertise_address);
+        let cert = self.serving_cert("apiserver", addresses)?;
+        let (api, stop) = (api.clone(), self.stop.clone());
+        parts.start("API server", async move { Ok(api.serve_tls(listener, &cert, stop).await?) });
+        Ok(())
+    }
+
+    /// The certificate of one listener: the names of the `kubernetes` Service and these addresses. It shows the CA behind it,
+    /// so that a node that knows no more than the CA's hash can check it.
+    fn serving_cert(&self, file: &str, mut addresses: Vec<IpAddr>) -> Result<ServingCert> {
+        let domain = format!("kubernetes.default.svc.{}", self.args.ranges.cluster_domain);
+        let fixed = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
+        let mut names: Vec<String> = fixed.map(str::to_owned).into();
+        names.extend([domain, self.node_name.clone()]);
+        addresses.extend(self.args.ranges.service_cidr.hosts().next().map(IpAddr::V4));
+        for san in &self.args.tls_san {
+            match san.parse() {
+                Ok(address) => addresses.push(address),
+                Err(_) => names.push(san.clone()),
+            }
+        }
+        addresses.sort();
+        addresses.dedup();
+        let (cert, key) = self.pki.server(file, "kube-apiserver", &names, &addresses)?.read()?;
+        let chain = format!("{cert}{}", self.pki.ca_pem());
+        Ok(ServingCert { cert_pem: chain.into_bytes(), key_pem: key.into_bytes() })
+    }
+
+    /// Writes the admin's kubeconfig.
+    pub(crate) fn write_kubeconfigs(&self, address: SocketAddr) -> Result<()> {
+        let server = format!("https://{}", SocketAddr::new(self.reachable(address.ip()), address.port()));
+        let admin = self.admin()?;
+        let name = &self.args.cluster.name;
+        for path in [Some(self.layout.kubeconfig()), self.args.write_kubeconfig.clone()].into_iter().flatten()
+        {
+            kubeconfig::write(&path, name, &server, self.pki.ca_pem(), "kubernetes-admin", &admin)?;
+        }
+        Ok(())
+    }
+
+    /// For a server that listens everywhere: the address at which other machines find it, where there is one.
+    fn reachable(&self, listen: IpAddr) -> IpAddr {
+        match (listen.is_unspecified(), self.args.advertise_address) {
+            (false, _) => listen,
+            (true, Some(advertised)) => advertised,
+            (true, None) => self.node_ip,
+        }
+    }
+
+    fn admin(&self) -> Result<Pair> {
+        self.pki.client(&Identity { file: "admin", user: "kubernetes-admin", group: "system:masters" })
+    }
+
+    /// Keeps the `kubernetes` Service true, and opens the door through which pods reach the server.
+    pub(crate) fn keep_service(&self, api: &ApiServer, port: u16, parts: &mut Parts) {
+        let (keeper, stop) = (api.clone(), self.stop.clone());
+        parts.start("kubernetes Service", async move {
+            keeper.keep_kubernetes_service(stop).await;
+            Ok(())
+        });
+        let (me, api) = (self.clone(), api.clone());
+        match self.advertised() {
+            Advertised::At(_) => {}
+            Advertised::Door(address) => parts.start("API server for pods", async move {
+                me.open_door(&api, SocketAddr::new(address, port)).await
+            }),
+            Advertised::Gateway { door } => {
+                parts.start("API server for pods", async move { me.follow_gateway(&api, port, door).await })
+            }
+        }
+    }
+
+    /// Waits for the node's pod CIDR: pods reach the host at its gateway.
+    async fn follow_gateway(&self, api: &ApiServer, port: u16, door: bool) -> Result<()> {
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.node_name));
+        let admin = client(api, "kubernetes-admin", &["system:masters"]);
+        let nodes = Informer::<Node>::start(Api::all(admin), only, self.stop.child_token());
+        let changed = Arc::new(Notify::new());
+        let wake = changed.clone();
+        nodes.on_change(move |_| wake.notify_one());
+        let gateway = loop {
+            if let Some(gateway) = nodes.list().iter().find_map(|node| gateway(node)) {
+                break SocketAddr::new(gateway, port);
+            }
+            tokio::select! {
+                () = changed.notified() => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+        };
+        drop(nodes);
+        if door {
+            return self.open_door(api, gateway).await;
+        }
+        api.advertise(gateway);
+        self.stop.cancelled().await;
+        Ok(())
+    }
+
+    /// Listens at `address`, too, even before the bridge that will have it is there, and advertises it.
+    async fn open_door(&self, api: &ApiServer, address: SocketAddr) -> Result<()> {
+        let cert = self.serving_cert("apiserver-pods", vec![address.ip()])?;
+        let listener = loop {
+            match listen_freely(address) {
+                Ok(listener) => break listener,
+                Err(error) => tracing::warn!(%address, %error, "pods cannot reach the API server here yet"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LISTEN_RETRY) => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+        };
+        api.advertise(address);
+        Ok(api.serve_tls(listener, &cert, self.stop.clone()).await?)
+    }
+}
+
+/// The first address of the node's pod CIDR.
+fn gateway(node: &Node) -> Option<IpAddr> {
+    let cidr: ipnet::IpNet = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
+    cidr.hosts().next()
+}
+
+/// Listens at an address that the host may not have yet.
+fn listen_freely(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_pods_find_the_server() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let cases = [
+            ("127.0.0.1", None, "192.0.2.1", true, Advertised::Gateway { door: true }),
+            ("127.0.0.1", None, "192.0.2.1", false, Advertised::At(ip("127.0.0.1"))),
+            ("127.0.0.1", Some("192.0.2.9"), "192.0.2.1", true, Advertised::Door(ip("192.0.2.9"))),
+            ("0.0.0.0", None, "192.0.2.1", true, Advertised::At(ip("192.0.2.1"))),
+            ("0.0.0.0", None, "127.0.0.1", true, Advertised::Gateway { door: false }),
+            ("0.0.0.0", None, "127.0.0.1", false, Advertised::At(ip("127.0.0.1"))),
+            ("0.0.0.0", Some("192.0.2.9"), "192.0.2.1", true, Advertised::At(ip("192.0.2.9"))),
+            ("192.0.2.1", None, "192.0.2.1", true, Advertised::At(ip("192.0.2.1"))),
+            ("192.0.2.1", Some("192.0.2.1"), "192.0.2.1", true, Advertised::At(ip("192.0.2.1"))),
+        ];
+        for (listen, wanted, host, has_node, expected) in cases {
+            let found = advertised(ip(listen), wanted.map(ip), ip(host), has_node);
+            assert_eq!(found, expected, "{listen} {wanted:?} {host} {has_node}");
+        }
+    }
+
+    #[tokio::test]
+    async fn listening_needs_no_bridge() {
+        // Nobody here has an address of the block for documentation.
+        let listener = listen_freely("192.0.2.77:0".parse().unwrap()).unwrap();
+        assert_eq!(listener.local_addr().unwrap().ip(), IpAddr::from([192, 0, 2, 77]));
+    }
+}

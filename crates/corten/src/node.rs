@@ -1,0 +1,137 @@
+//! A node in this process: container runtime and kubelet. `corten up` and `corten agent` differ in how these reach the API.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use corten_kubelet::Kubelet;
+use corten_network::{NetworkConfig, PodNetwork};
+use corten_runtime::RuntimeConfig;
+use corten_runtime::image::{ImageStore, StoreConfig};
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{NodeArgs, Ranges};
+use crate::layout::Layout;
+use crate::parts::Parts;
+
+/// A part of the node, by the name that it has towards the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `system:node:NAME`
+    Kubelet,
+}
+
+/// How the kubelet's API shows itself (PEM), and whom it believes.
+pub struct Serving {
+    /// Certificate, with its chain.
+    pub cert: String,
+    /// Its key.
+    pub key: String,
+    /// The CA of those who may ask.
+    pub ca: String,
+}
+
+/// What a node is made of.
+pub struct Node {
+    /// The cluster's name on this host.
+    pub cluster: String,
+    /// Where everything is.
+    pub layout: Layout,
+    /// Flags.
+    pub args: NodeArgs,
+    /// The Node object's name.
+    pub name: String,
+    /// The node's address.
+    pub ip: IpAddr,
+    /// Addresses and domain of the cluster.
+    pub ranges: Ranges,
+    /// The kubelet's certificate.
+    pub serving: Serving,
+    /// Gives each part its client.
+    pub clients: Arc<dyn Fn(Role) -> Client + Send + Sync>,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+/// A node whose kubelet has its port.
+pub struct Prepared {
+    node: Node,
+    kubelet: Kubelet,
+}
+
+impl Node {
+    /// Makes the kubelet, which binds its port; nothing works yet.
+    pub async fn prepare(self) -> Result<Prepared> {
+        let kubelet = Kubelet::new(self.kubelet_config()?).await.context("kubelet")?;
+        Ok(Prepared { node: self, kubelet })
+    }
+
+    fn cri_endpoint(&self) -> String {
+        let own = || format!("unix://{}", self.layout.cri_socket().display());
+        self.args.container_runtime_endpoint.clone().unwrap_or_else(own)
+    }
+
+    fn kubelet_config(&self) -> Result<corten_kubelet::Config> {
+        let client = (self.clients)(Role::Kubelet);
+        let mut config =
+            corten_kubelet::Config::new(&self.name, client, &self.cri_endpoint(), self.layout.node());
+        config.node_ips = vec![self.ip];
+        config.port = self.args.kubelet_port;
+        config.serving_cert = Some(self.serving.cert.clone().into_bytes());
+        config.serving_key = Some(self.serving.key.clone().into_bytes());
+        config.client_ca = Some(self.serving.ca.clone().into_bytes());
+        config.cluster_dns = self.args.cluster_dns.clone();
+        if config.cluster_dns.is_empty() {
+            config.cluster_dns.extend(self.ranges.dns());
+        }
+        config.cluster_domain.clone_from(&self.ranges.cluster_domain);
+        config.node_labels = self.args.labels()?;
+        config.max_pods = self.args.max_pods;
+        config.cgroup_root = Some(format!("/{}/kubepods", self.cluster));
+        Ok(config)
+    }
+
+    fn start_runtime(&self, parts: &mut Parts) -> Result<()> {
+        let network = PodNetwork::new(NetworkConfig {
+            cluster_name: self.cluster.clone(),
+            pod_cidr: None,
+            cluster_cidr: self.ranges.cluster_cidr,
+            state_dir: self.layout.network(),
+            mtu: None,
+        })
+        .context("pod network")?;
+        let images = ImageStore::open(StoreConfig {
+            dir: self.layout.images(),
+            insecure_registries: self.args.insecure_registry.clone(),
+        })
+        .context("image store")?;
+        let config = RuntimeConfig {
+            cluster_name: self.cluster.clone(),
+            node_dir: self.layout.node(),
+            socket: self.layout.cri_socket(),
+            cgroup_root: format!("/{}", self.cluster),
+            // The running program itself, even when its file was replaced by a newer one meanwhile.
+            shim_command: vec!["/proc/self/exe".to_owned(), "shim".to_owned()],
+            network,
+            images,
+        };
+        let stop = self.stop.clone();
+        parts.start("container runtime", async move {
+            Ok(corten_runtime::serve(config, stop.cancelled_owned()).await?)
+        });
+        Ok(())
+    }
+}
+
+impl Prepared {
+    /// Starts all parts.
+    pub fn start(self, parts: &mut Parts) -> Result<()> {
+        if self.node.args.container_runtime_endpoint.is_none() {
+            self.node.start_runtime(parts)?;
+        }
+        let stop = self.node.stop.clone();
+        parts.start("kubelet", async move { Ok(self.kubelet.run(stop).await?) });
+        Ok(())
+    }
+}
