@@ -5,8 +5,11 @@
 
 pub mod backend;
 mod config;
+pub mod nftables;
 mod plan;
 pub mod ruleset;
+#[cfg(test)]
+mod testing;
 
 pub use backend::{Backend, Error, Mode, Recorder};
 pub use config::{Config, DEFAULT_MIN_SYNC, MASQUERADE_MARK};

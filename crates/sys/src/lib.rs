@@ -11,6 +11,7 @@ pub mod fds;
 pub mod ipvs;
 pub mod mounts;
 pub mod namespaces;
+pub mod netfilter;
 pub mod process;
 pub mod seccomp;
 pub mod signals;
