@@ -15,7 +15,7 @@ use corten_client::k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::Node;
 use super::service::{ServicePlan, plan_service};
 use crate::ruleset::{
-    At, Change, Frontend, FrontendKind, HealthCheck, PortChange, PortName, Ruleset, ServicePort,
+    At, Change, Family, Frontend, FrontendKind, HealthCheck, PortChange, PortName, Ruleset, ServicePort,
 };
 
 /// Plans by service and gathers what changed.
@@ -23,12 +23,15 @@ use crate::ruleset::{
 pub struct Planner {
     node: Node,
     services: HashMap<Key, ServicePlan>,
-    claims: HashMap<At, Vec<Claim>>,
+    claims: HashMap<Place, Vec<Claim>>,
     health_claims: HashMap<u16, BTreeMap<Key, HealthCheck>>,
     rules: Ruleset,
     /// What the ports touched since the last [`Planner::take_change`] were then.
     touched: BTreeMap<Arc<PortName>, Option<Arc<ServicePort>>>,
 }
+
+/// A node port has no address that would tell its family.
+type Place = (Family, At);
 
 /// A frontend that somebody wants; the least one wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,7 +127,7 @@ impl Planner {
     fn claim(&mut self, before: &ServicePlan, after: &ServicePlan) -> BTreeSet<Arc<PortName>> {
         let (old, new) = (claims_of(before), claims_of(after));
         let mut again = BTreeSet::new();
-        let kept: BTreeSet<&(At, Claim)> = old.iter().filter(|claim| new.contains(claim)).collect();
+        let kept: BTreeSet<&(Place, Claim)> = old.iter().filter(|claim| new.contains(claim)).collect();
         for (at, claim) in old.iter().filter(|c| !kept.contains(c)) {
             let Some(claims) = self.claims.get_mut(at) else { continue };
             claims.retain(|c| c != claim);
@@ -160,7 +163,10 @@ impl Planner {
 
     fn without_lost(&self, name: &Arc<PortName>, port: &Arc<ServicePort>) -> Arc<ServicePort> {
         let has_won = |frontend: &Frontend| {
-            self.claims.get(&frontend.at).and_then(|c| c.first()).is_some_and(|c| c.name == *name)
+            self.claims
+                .get(&(name.family, frontend.at))
+                .and_then(|c| c.first())
+                .is_some_and(|c| c.name == *name)
         };
         if port.frontends.iter().all(has_won) {
             return port.clone();
@@ -171,11 +177,33 @@ impl Planner {
     }
 }
 
-fn claims_of(plan: &ServicePlan) -> Vec<(At, Claim)> {
+fn claims_of(plan: &ServicePlan) -> Vec<(Place, Claim)> {
     let each = plan.ports.iter().flat_map(|(name, port)| {
-        port.frontends
-            .iter()
-            .map(move |f| (f.at, Claim { kind: f.kind, created: plan.created.clone(), name: name.clone() }))
+        port.frontends.iter().map(move |f| {
+            let claim = Claim { kind: f.kind, created: plan.created.clone(), name: name.clone() };
+            ((name.family, f.at), claim)
+        })
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_of_a_service_have_its_node_port() {
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "metadata": {"namespace": "ns", "name": "web"},
+            "spec": {
+                "type": "NodePort", "clusterIPs": ["10.96.0.7", "fd00:96::7"], "clusterIP": "10.96.0.7",
+                "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}],
+            },
+        }))
+        .unwrap();
+        let mut planner = Planner::new(Node::default());
+        planner.set(&Key::new("ns", "web"), Some(&service), &[]);
+        let frontends: Vec<usize> = planner.rules().ports.values().map(|port| port.frontends.len()).collect();
+        assert_eq!(frontends, [2, 2]);
+    }
 }
