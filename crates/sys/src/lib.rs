@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod cgroups;
+pub mod datagrams;
 mod error;
 pub mod fds;
 pub mod ipvs;
