@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// First delay after a failure; doubles with each one (upstream's item exponential failure rate limiter).
@@ -30,6 +31,8 @@ struct State<K> {
     dirty: HashSet<K>,
     working: HashSet<K>,
     failures: HashMap<K, u32>,
+    /// When the key's timer rings: one timer a key, the earliest.
+    timers: HashMap<K, Instant>,
 }
 
 impl<K> Clone for WorkQueue<K> {
@@ -52,6 +55,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
             dirty: HashSet::new(),
             working: HashSet::new(),
             failures: HashMap::new(),
+            timers: HashMap::new(),
         };
         WorkQueue { inner: Arc::new(Inner { state: Mutex::new(state), ready: Notify::new() }) }
     }
@@ -71,18 +75,41 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
         self.inner.ready.notify_one();
     }
 
-    /// Adds a key after a delay.
+    /// Adds a key after a delay. Of several delays of one key the one that ends first counts.
     pub fn add_after(&self, key: K, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
         }
+        let rings_at = Instant::now() + delay;
+        {
+            let mut state = self.state();
+            if state.timers.get(&key).is_some_and(|earlier| *earlier <= rings_at) {
+                return;
+            }
+            state.timers.insert(key.clone(), rings_at);
+        }
         let weak = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep_until(rings_at).await;
             if let Some(inner) = weak.upgrade() {
-                WorkQueue { inner }.add(key);
+                WorkQueue { inner }.rang(key, rings_at);
             }
         });
+    }
+
+    /// A timer that an earlier one replaced has nothing to say.
+    fn rang(&self, key: K, rings_at: Instant) {
+        let current = {
+            let mut state = self.state();
+            let current = state.timers.get(&key) == Some(&rings_at);
+            if current {
+                state.timers.remove(&key);
+            }
+            current
+        };
+        if current {
+            self.add(key);
+        }
     }
 
     /// Adds a key after a delay that doubles with each failure since the last [`WorkQueue::forget`].
@@ -202,6 +229,19 @@ mod tests {
         assert_eq!(queue.next().await, "a");
         queue.done(&"a");
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_timer_of_a_key_counts() {
+        let (queue, start) = (WorkQueue::new(), tokio::time::Instant::now());
+        for seconds in [50, 20, 30] {
+            queue.add_after("a", Duration::from_secs(seconds));
+        }
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed().as_secs(), 20);
+        queue.done(&"a");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(queue.is_empty(), "the others came to nothing");
     }
 
     #[tokio::test(start_paused = true)]
