@@ -17,3 +17,23 @@ pub fn ignore<T>(answer: Result<T, kube::Error>, codes: &[u16]) -> Result<(), ku
         other => other.map(drop),
     }
 }
+
+/// What an error says, without our client's own words.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A namespace that is being deleted takes no new objects; trying on would only make noise.
+pub fn is_namespace_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    status.code == 403 && causes.into_iter().any(|c| c.reason == "NamespaceTerminating")
+}
+
+/// The object changed under our hands: the watch brings the change, and with it another look.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}

@@ -1,8 +1,8 @@
 //! The controllers: each makes the cluster more like what an object asks for.
 //!
 //! One folder or file a controller: pure planning in `plan.rs` (or the upper half of the file), a shell that watches, plans
-//! and writes. What several need is here once: [`cluster`] (the shared informers), [`claim`] (adopting and releasing),
-//! [`pods`] (facts about pods, creating and deleting them), [`expect`] (waiting for one's own writes to come back).
+//! and writes. What several need is here once: [`cluster`] (the shared informers), [`shell`] (which changes wake which keys, and
+//! creating and deleting them), [`expect`] (waiting for one's own writes to come back).
 
 pub mod answer;
 pub mod claim;
@@ -18,6 +18,7 @@ pub mod pod_gc;
 pub mod pods;
 pub mod replica;
 pub mod service_account;
+pub mod shell;
 
 pub use cluster::{Cluster, Config};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Key, WorkQueue};
+use corten_client::{Change, Key};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::answer::gone_is_fine;
 use crate::cluster::Cluster;
+use crate::shell::Shell;
 
 /// The finalizer in a namespace's spec that stands for this controller.
 const FINALIZER: &str = "kubernetes";
@@ -30,28 +31,19 @@ pub enum NotEmpty {
 
 /// Empties namespaces until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let queue: WorkQueue<Key> = WorkQueue::new();
-    let adds = queue.clone();
-    cluster.namespaces.on_change(move |change| {
-        if change.object().metadata.deletion_timestamp.is_some() {
-            adds.add(Key::of(&**change.object()));
-        }
-    });
-    // Pods take the longest to go: look again when one is gone.
-    let (adds, me) = (queue.clone(), cluster.clone());
-    cluster.pods.on_change(move |change| {
-        let Change::Deleted(pod) = change else { return };
-        let key = Key::new("", pod.metadata.namespace.clone().unwrap_or_default());
-        if me.namespaces.get(&key).is_some_and(|n| n.metadata.deletion_timestamp.is_some()) {
-            adds.add(key);
-        }
-    });
-    let me = cluster.clone();
-    let reconcile = move |key| {
-        let me = me.clone();
-        async move { reconcile(&me, key).await }
-    };
-    queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+    let ends = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
+    Shell::open(cluster, cluster.clone())
+        .wakes(&cluster.namespaces, move |_, change| {
+            Some(Key::of(&**change.object())).filter(|_| ends(change.object()))
+        })
+        // Pods take the longest to go: look again when one is gone.
+        .wakes(&cluster.pods, move |me, change| {
+            let Change::Deleted(pod) = change else { return None };
+            let key = Key::new("", pod.metadata.namespace.clone()?);
+            me.namespaces.get(&key).is_some_and(|n| ends(&n)).then_some(key)
+        })
+        .run(cluster.config.workers, |me, key| async move { reconcile(&me, key).await })
+        .await;
 }
 
 async fn reconcile(cluster: &Cluster, key: Key) -> Result<Option<Duration>, NotEmpty> {

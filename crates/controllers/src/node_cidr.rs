@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use corten_client::{Key, WorkQueue};
+use corten_client::Key;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::cluster::Cluster;
+use crate::shell::Shell;
 
 /// Hands out parts of a range until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
@@ -24,17 +25,18 @@ pub async fn run(cluster: &Arc<Cluster>) {
         }
         return;
     };
-    let queue: WorkQueue<Key> = WorkQueue::new();
-    let adds = queue.clone();
-    cluster.nodes.on_change(move |change| adds.add(Key::of(&**change.object())));
-    let me = cluster.clone();
-    let given: Arc<Mutex<HashSet<String>>> = Arc::default();
-    let reconcile = move |key: Key| {
-        let (me, given) = (me.clone(), given.clone());
-        async move { allot(&me, range, &given, key).await }
-    };
+    let allotter = Allotter { cluster: cluster.clone(), range, given: Mutex::default() };
     // One worker: two nodes must not get the same part.
-    queue.run(1, cluster.stop.clone(), reconcile).await;
+    Shell::open(cluster, allotter)
+        .each(&cluster.nodes)
+        .run(1, |me, key| async move { allot(&me.cluster, me.range, &me.given, key).await })
+        .await;
+}
+
+struct Allotter {
+    cluster: Arc<Cluster>,
+    range: Range,
+    given: Mutex<HashSet<String>>,
 }
 
 async fn allot(

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, WorkQueue};
+use corten_client::Change;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::answer::changed_is_fine;
 use crate::cluster::Cluster;
 use crate::pods::phase;
+use crate::shell::Shell;
 
 /// Finished pods that are kept in the cluster (upstream's `--terminated-pod-gc-threshold`).
 const KEPT: usize = 12500;
@@ -22,33 +23,27 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 
 /// Looks when nodes go and when pods end, until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let queue: WorkQueue<()> = WorkQueue::new();
-    let adds = queue.clone();
+    let shell: Shell<_, ()> = Shell::open(cluster, cluster.clone());
+    let later = shell.queue();
     cluster.nodes.on_change(move |change| {
         if let Change::Deleted(_) = change {
-            adds.add_after((), QUARANTINE);
-        }
-    });
-    let adds = queue.clone();
-    cluster.pods.on_change(move |change| {
-        let pod = change.object();
-        let ends_nowhere = pod.metadata.deletion_timestamp.is_some() && node(pod).is_empty();
-        if !matches!(change, Change::Deleted(_)) && (ends_nowhere || is_finished(pod)) {
-            adds.add(());
+            later.add_after((), QUARANTINE);
         }
     });
     // Pods of nodes that went while nobody looked.
-    queue.add_after((), QUARANTINE);
-    let me = cluster.clone();
+    shell.queue().add_after((), QUARANTINE);
     let started = tokio::time::Instant::now();
-    let reconcile = move |()| {
-        let me = me.clone();
-        async move {
+    shell
+        .wakes(&cluster.pods, |_, change| {
+            let pod = change.object();
+            let ends_nowhere = pod.metadata.deletion_timestamp.is_some() && node(pod).is_empty();
+            (!matches!(change, Change::Deleted(_)) && (ends_nowhere || is_finished(pod))).then_some(())
+        })
+        .run(1, move |me, ()| async move {
             let nodes = (started.elapsed() >= QUARANTINE).then(|| names(&me));
             collect(&me, nodes.as_ref()).await
-        }
-    };
-    queue.run(1, cluster.stop.clone(), reconcile).await;
+        })
+        .await;
 }
 
 fn names(cluster: &Cluster) -> HashSet<String> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Key, WorkQueue};
+use corten_client::Key;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -12,6 +12,7 @@ use kube::api::PostParams;
 
 use crate::answer::ignore;
 use crate::cluster::Cluster;
+use crate::shell::Shell;
 
 const ACCOUNT: &str = "default";
 const ROOT_CA: &str = "kube-root-ca.crt";
@@ -22,25 +23,12 @@ const ROOT_CA_NOTE: (&str, &str) = (
 
 /// Keeps both in every namespace until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let queue: WorkQueue<String> = WorkQueue::new();
-    let adds = queue.clone();
-    cluster
-        .namespaces
-        .on_change(move |change| adds.add(change.object().metadata.name.clone().unwrap_or_default()));
-    let adds = queue.clone();
-    cluster
-        .service_accounts
-        .on_change(move |change| adds.add(change.object().metadata.namespace.clone().unwrap_or_default()));
-    let adds = queue.clone();
-    cluster
-        .root_cas
-        .on_change(move |change| adds.add(change.object().metadata.namespace.clone().unwrap_or_default()));
-    let me = cluster.clone();
-    let reconcile = move |namespace| {
-        let me = me.clone();
-        async move { provide(&me, namespace).await }
-    };
-    queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+    Shell::open(cluster, cluster.clone())
+        .wakes(&cluster.namespaces, |_, change| change.object().metadata.name.clone())
+        .wakes(&cluster.service_accounts, |_, change| change.object().metadata.namespace.clone())
+        .wakes(&cluster.root_cas, |_, change| change.object().metadata.namespace.clone())
+        .run(cluster.config.workers, |me, namespace| async move { provide(&me, namespace).await })
+        .await;
 }
 
 async fn provide(cluster: &Cluster, namespace: String) -> Result<Option<Duration>, kube::Error> {

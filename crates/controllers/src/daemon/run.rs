@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Key, Recorder, WorkQueue, selector};
+use corten_client::{Change, Key, Recorder, selector};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -19,50 +19,41 @@ use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::expect::Expectations;
 use crate::pods;
+use crate::shell::Shell;
 
 struct Controller {
     cluster: Arc<Cluster>,
     recorder: Recorder,
-    queue: WorkQueue<Key>,
     expectations: Expectations,
 }
 
 /// Keeps daemons on nodes until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let controller = Arc::new(Controller {
+    let controller = Controller {
         cluster: cluster.clone(),
         recorder: cluster.recorder("daemonset-controller"),
-        queue: WorkQueue::new(),
         expectations: Expectations::default(),
-    });
-    let me = controller.clone();
-    cluster.daemon_sets.on_change(move |change| me.queue.add(Key::of(&**change.object())));
-    let me = controller.clone();
-    cluster.nodes.on_change(move |change| me.node_changed(change));
-    let me = controller.clone();
-    cluster.pods.on_change(move |change| me.pod_changed(change));
-    let me = controller.clone();
-    let reconcile = move |key| {
-        let me = me.clone();
-        async move { me.reconcile(key).await }
     };
-    controller.queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+    Shell::open(cluster, controller)
+        .each(&cluster.daemon_sets)
+        .wakes(&cluster.nodes, Controller::woken_by_node)
+        .wakes(&cluster.pods, Controller::woken_by_pod)
+        .run(cluster.config.workers, Controller::reconcile)
+        .await;
 }
 
 impl Controller {
-    fn node_changed(&self, change: &Change<Node>) {
+    fn woken_by_node(&self, change: &Change<Node>) -> Vec<Key> {
         let what = |node: &Node| (node.metadata.labels.clone(), node.spec.clone().and_then(|s| s.taints));
         if let Change::Updated { old, new } = change
             && what(old) == what(new)
         {
-            return;
+            return Vec::new();
         }
-        for set in self.cluster.daemon_sets.list() {
-            self.queue.add(Key::of(&*set));
-        }
+        self.cluster.daemon_sets.list().iter().map(|set| Key::of(&**set)).collect()
     }
 
-    fn pod_changed(&self, change: &Change<Pod>) {
+    fn woken_by_pod(&self, change: &Change<Pod>) -> Vec<Key> {
         let pod = change.object();
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         match controller_of(&pod.metadata) {
@@ -74,20 +65,20 @@ impl Controller {
                 if matches!(change, Change::Deleted(_)) || pod.metadata.deletion_timestamp.is_some() {
                     self.expectations.deleted(&key, pod.metadata.uid.as_deref().unwrap_or_default());
                 }
-                self.queue.add(key);
+                vec![key]
             }
-            Some(_) => {}
+            Some(_) => Vec::new(),
             None => {
-                for set in self.cluster.daemon_sets.list_namespace(&namespace) {
-                    if selector::matches(&set.spec.selector, pod.metadata.labels.as_ref()) {
-                        self.queue.add(Key::of(&*set));
-                    }
-                }
+                let sets = self.cluster.daemon_sets.list_namespace(&namespace);
+                let may_adopt = |set: &&Arc<DaemonSet>| {
+                    selector::matches(&set.spec.selector, pod.metadata.labels.as_ref())
+                };
+                sets.iter().filter(may_adopt).map(|set| Key::of(&**set)).collect()
             }
         }
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
         let Some(set) = self.cluster.daemon_sets.get(&key) else {
             self.expectations.forget(&key);
             return Ok(None);

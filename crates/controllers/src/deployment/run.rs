@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Key, Recorder, WorkQueue, selector};
+use corten_client::{Change, Key, Recorder, selector};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,6 +18,7 @@ use super::{DESIRED, HASH_LABEL, MAX, REVISION, REVISION_HISTORY, hash, status};
 use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::pods;
+use crate::shell::Shell;
 
 /// Annotations of a deployment that its replica sets do not take over.
 const NOT_COPIED: &[&str] = &[
@@ -36,28 +37,17 @@ type Labels = BTreeMap<String, String>;
 struct Controller {
     cluster: Arc<Cluster>,
     recorder: Recorder,
-    queue: WorkQueue<Key>,
 }
 
 /// Rolls deployments out until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let controller = Arc::new(Controller {
-        cluster: cluster.clone(),
-        recorder: cluster.recorder("deployment-controller"),
-        queue: WorkQueue::new(),
-    });
-    let me = controller.clone();
-    cluster.deployments.on_change(move |change| me.queue.add(Key::of(&**change.object())));
-    let me = controller.clone();
-    cluster.replica_sets.on_change(move |change| me.set_changed(change));
-    let me = controller.clone();
-    cluster.pods.on_change(move |change| me.pod_changed(change));
-    let me = controller.clone();
-    let reconcile = move |key| {
-        let me = me.clone();
-        async move { me.reconcile(key).await }
-    };
-    controller.queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+    let recorder = cluster.recorder("deployment-controller");
+    Shell::open(cluster, Controller { cluster: cluster.clone(), recorder })
+        .each(&cluster.deployments)
+        .wakes(&cluster.replica_sets, |me, change| me.woken_by_set(change.object()))
+        .wakes(&cluster.pods, Controller::woken_by_pod)
+        .run(cluster.config.workers, Controller::reconcile)
+        .await;
 }
 
 /// The deployment's replica sets: the one of the present template, and the others.
@@ -80,34 +70,30 @@ impl Sets {
 }
 
 impl Controller {
-    fn set_changed(&self, change: &Change<ReplicaSet>) {
-        let set = change.object();
+    fn woken_by_set(&self, set: &ReplicaSet) -> Vec<Key> {
         let namespace = set.metadata.namespace.clone().unwrap_or_default();
         match controller_of(&set.metadata) {
-            Some(owner) if owner.kind == "Deployment" => self.queue.add(Key::new(namespace, &*owner.name)),
-            Some(_) => {}
+            Some(owner) if owner.kind == "Deployment" => vec![Key::new(namespace, &*owner.name)],
+            Some(_) => Vec::new(),
             None => {
-                for deployment in self.cluster.deployments.list_namespace(&namespace) {
-                    if selector::matches(&deployment.spec.selector, set.metadata.labels.as_ref()) {
-                        self.queue.add(Key::of(&*deployment));
-                    }
-                }
+                let deployments = self.cluster.deployments.list_namespace(&namespace);
+                let may_adopt =
+                    |d: &&Arc<Deployment>| selector::matches(&d.spec.selector, set.metadata.labels.as_ref());
+                deployments.iter().filter(may_adopt).map(|d| Key::of(&**d)).collect()
             }
         }
     }
 
     /// A recreation waits for the last old pod to be gone.
-    fn pod_changed(&self, change: &Change<Pod>) {
-        let Change::Deleted(pod) = change else { return };
+    fn woken_by_pod(&self, change: &Change<Pod>) -> Vec<Key> {
+        let Change::Deleted(pod) = change else { return Vec::new() };
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-        let Some(owner) = controller_of(&pod.metadata).filter(|r| r.kind == "ReplicaSet") else { return };
-        let set = self.cluster.replica_sets.get(&Key::new(namespace, &*owner.name));
-        if let Some(set) = set {
-            self.set_changed(&Change::Added(set));
-        }
+        let owner = controller_of(&pod.metadata).filter(|r| r.kind == "ReplicaSet");
+        let set = owner.and_then(|o| self.cluster.replica_sets.get(&Key::new(namespace, &*o.name)));
+        set.map(|set| self.woken_by_set(&set)).unwrap_or_default()
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
         let Some(deployment) = self.cluster.deployments.get(&key) else { return Ok(None) };
         if selector::is_empty(&deployment.spec.selector) {
             return Ok(None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Key, Recorder, WorkQueue};
+use corten_client::{Change, Key, Recorder};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -12,58 +12,53 @@ use kube::api::PostParams;
 
 use super::kind::{Counts, Replicas};
 use super::plan::{self, Plan};
+use crate::answer;
 use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::expect::Expectations;
 use crate::pods;
+use crate::shell::Shell;
 use corten_client::selector;
 
 struct Controller<K: Replicas> {
     cluster: Arc<Cluster>,
     recorder: Recorder,
-    queue: WorkQueue<Key>,
     expectations: Expectations,
     kind: std::marker::PhantomData<fn() -> K>,
 }
 
 /// Keeps the pods of all objects of one kind until the cluster's stop.
 pub async fn run<K: Replicas>(cluster: &Arc<Cluster>) {
-    let controller = Arc::new(Controller::<K> {
+    let controller = Controller::<K> {
         cluster: cluster.clone(),
         recorder: cluster.recorder(K::CONTROLLER),
-        queue: WorkQueue::new(),
         expectations: Expectations::default(),
         kind: std::marker::PhantomData,
-    });
-    let me = controller.clone();
-    K::informer(cluster).on_change(move |change| me.queue.add(Key::of(&**change.object())));
-    let me = controller.clone();
-    cluster.pods.on_change(move |change| me.pod_changed(change));
-    let me = controller.clone();
-    let reconcile = move |key| {
-        let me = me.clone();
-        async move { me.reconcile(key).await }
     };
-    controller.queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
+    Shell::open(cluster, controller)
+        .each(K::informer(cluster))
+        .wakes(&cluster.pods, Controller::woken_by_pod)
+        .run(cluster.config.workers, Controller::reconcile)
+        .await;
 }
 
 impl<K: Replicas> Controller<K> {
-    fn pod_changed(&self, change: &Change<Pod>) {
+    fn woken_by_pod(&self, change: &Change<Pod>) -> Vec<Key> {
         let pod = change.object();
-        if let Change::Updated { old, .. } = change
-            && let Some(before) = self.owner(old)
-            && self.owner(pod).as_ref() != Some(&before)
-        {
-            self.queue.add(before);
-        }
-        match self.owner(pod) {
+        let owner = self.owner(pod);
+        let before = match change {
+            Change::Updated { old, .. } => self.owner(old).filter(|before| owner.as_ref() != Some(before)),
+            _ => None,
+        };
+        let now = match owner {
             Some(owner) => {
                 self.note(change, &owner);
-                self.queue.add(owner);
+                vec![owner]
             }
-            None if controller_of(&pod.metadata).is_none() => self.wake_those_that_may_adopt(pod),
-            None => {}
-        }
+            None if controller_of(&pod.metadata).is_none() => self.those_that_may_adopt(pod),
+            None => Vec::new(),
+        };
+        before.into_iter().chain(now).collect()
     }
 
     fn note(&self, change: &Change<Pod>, owner: &Key) {
@@ -82,17 +77,17 @@ impl<K: Replicas> Controller<K> {
         Some(Key::new(pod.metadata.namespace.clone().unwrap_or_default(), &*reference.name))
     }
 
-    fn wake_those_that_may_adopt(&self, pod: &Pod) {
+    fn those_that_may_adopt(&self, pod: &Pod) -> Vec<Key> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        for object in K::informer(&self.cluster).list_namespace(namespace) {
+        let objects = K::informer(&self.cluster).list_namespace(namespace);
+        let may_adopt = |object: &&Arc<K>| {
             let by = object.selector();
-            if !selector::is_empty(&by) && selector::matches(&by, pod.metadata.labels.as_ref()) {
-                self.queue.add(Key::of(&*object));
-            }
-        }
+            !selector::is_empty(&by) && selector::matches(&by, pod.metadata.labels.as_ref())
+        };
+        objects.iter().filter(may_adopt).map(|object| Key::of(&**object)).collect()
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
         let Some(object) = K::informer(&self.cluster).get(&key) else {
             self.expectations.forget(&key);
             return Ok(None);
@@ -137,10 +132,10 @@ impl<K: Replicas> Controller<K> {
             self.expectations.created(key);
         }
         let Some(error) = error else { return Ok(()) };
-        if is_namespace_ending(&error) {
+        if answer::is_namespace_ending(&error) {
             return Ok(());
         }
-        self.recorder.warning(object, "FailedCreate", format!("Error creating: {}", words(&error)));
+        self.recorder.warning(object, "FailedCreate", format!("Error creating: {}", answer::words(&error)));
         Err(error)
     }
 
@@ -157,7 +152,7 @@ impl<K: Replicas> Controller<K> {
                     self.recorder.warning(
                         object,
                         "FailedDelete",
-                        format!("Error deleting: {}", words(error)),
+                        format!("Error deleting: {}", answer::words(error)),
                     );
                 }
             }
@@ -181,7 +176,8 @@ impl<K: Replicas> Controller<K> {
             generation,
             Timestamp::now(),
         );
-        let counts = Counts { failure: failure.map(|(reason, error)| (*reason, words(error))), ..counts };
+        let counts =
+            Counts { failure: failure.map(|(reason, error)| (*reason, answer::words(error))), ..counts };
         let updated = object.with_counts(&counts);
         if same_status(object, &updated) {
             return Ok(());
@@ -203,19 +199,4 @@ impl<K: Replicas> Controller<K> {
 fn same_status<K: Replicas>(a: &K, b: &K) -> bool {
     let status = |object: &K| serde_json::to_value(object).ok().and_then(|v| v.get("status").cloned());
     status(a) == status(b)
-}
-
-/// What an error says, without our client's own words.
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// A namespace that is being deleted takes no pods; trying on would only make noise.
-fn is_namespace_ending(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else { return false };
-    let causes = status.details.iter().flat_map(|d| &d.causes);
-    status.code == 403 && causes.into_iter().any(|c| c.reason == "NamespaceTerminating")
 }
