@@ -86,6 +86,9 @@ informers! {
     "Deployments." deployments: Deployment;
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
+    "Services." services: Service;
+    "Endpoints." endpoints: Endpoints;
+    "Endpoint slices." endpoint_slices: EndpointSlice;
 }
 
 impl Cluster {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corten_client::Key;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::Instant;
 
 /// Outstanding writes are forgotten after this time.
@@ -65,9 +66,103 @@ impl Expectations {
     }
 }
 
+/// How long a cache may take to show a write of ours before we look at it as it is.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// The cache must show this version, or a later one; `None`: it must not show the object any more.
+type Version = Option<u64>;
+
+/// A controller's own writes of named objects, by the key that they were written for: to plan over a cache that does not show
+/// them would write them again.
+#[derive(Debug, Default)]
+pub struct Written {
+    by_owner: Mutex<HashMap<Key, HashMap<String, (Version, Instant)>>>,
+}
+
+impl Written {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, HashMap<String, (Version, Instant)>>> {
+        self.by_owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The API answered a create or an update with this.
+    pub fn wrote(&self, owner: &Key, answer: &ObjectMeta) {
+        let version = answer.resource_version.as_deref().and_then(|v| v.parse().ok());
+        if let (Some(uid), Some(version)) = (answer.uid.clone(), version) {
+            self.lock().entry(owner.clone()).or_default().insert(uid, (Some(version), Instant::now()));
+        }
+    }
+
+    /// The API took the deletion of this.
+    pub fn deleted(&self, owner: &Key, object: &ObjectMeta) {
+        if let Some(uid) = object.uid.clone() {
+            self.lock().entry(owner.clone()).or_default().insert(uid, (None, Instant::now()));
+        }
+    }
+
+    /// The cache says that an object is gone: whatever was written of it is over.
+    pub fn gone(&self, owner: &Key, object: &ObjectMeta) {
+        if let (Some(writes), Some(uid)) = (self.lock().get_mut(owner), &object.uid) {
+            writes.remove(uid);
+        }
+    }
+
+    /// How long to wait for the cache, which shows these objects; `None`: it is up to date (or took too long).
+    pub fn missing<'a>(
+        &self,
+        owner: &Key,
+        shown: impl IntoIterator<Item = &'a ObjectMeta>,
+    ) -> Option<Duration> {
+        let mut all = self.lock();
+        let writes = all.get_mut(owner)?;
+        let version =
+            |meta: &ObjectMeta| meta.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+        let shown: HashMap<_, _> =
+            shown.into_iter().filter_map(|m| Some((m.uid.as_deref()?, version(m)))).collect();
+        writes.retain(|uid, (wanted, at)| {
+            let is_shown = match wanted {
+                Some(wanted) => shown.get(uid.as_str()).is_some_and(|v| *v >= Some(*wanted)),
+                None => !shown.contains_key(uid.as_str()),
+            };
+            !is_shown && at.elapsed() < SHOWN_WITHIN
+        });
+        let oldest = writes.values().map(|(_, at)| *at).min();
+        if oldest.is_none() {
+            all.remove(owner);
+        }
+        oldest.map(|at| SHOWN_WITHIN.saturating_sub(at.elapsed()))
+    }
+
+    /// The owner is gone.
+    pub fn forget(&self, owner: &Key) {
+        self.lock().remove(owner);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn meta(uid: &str, version: &str) -> ObjectMeta {
+        ObjectMeta { uid: Some(uid.into()), resource_version: Some(version.into()), ..ObjectMeta::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_are_missing_until_shown_gone_or_too_old() {
+        let (written, owner) = (Written::default(), Key::new("ns", "s"));
+        assert_eq!(written.missing(&owner, []), None);
+        written.wrote(&owner, &meta("a", "7"));
+        assert!(written.missing(&owner, [&meta("a", "6")]).is_some());
+        assert_eq!(written.missing(&owner, [&meta("a", "8")]), None);
+        written.deleted(&owner, &meta("a", "8"));
+        assert!(written.missing(&owner, [&meta("a", "8")]).is_some());
+        assert_eq!(written.missing(&owner, []), None);
+        written.wrote(&owner, &meta("b", "9"));
+        written.gone(&owner, &meta("b", "9"));
+        assert_eq!(written.missing(&owner, []), None);
+        written.wrote(&owner, &meta("c", "10"));
+        tokio::time::advance(SHOWN_WITHIN).await;
+        assert_eq!(written.missing(&owner, []), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn met_when_all_came_back_or_too_long_ago() {

@@ -2,6 +2,7 @@
 //!
 //! One folder or file a controller: pure planning in `plan.rs` (or the upper half of the file), a shell that watches, plans
 //! and writes. What several need is here once: [`cluster`] (the shared informers), [`shell`] (which changes wake which keys, and
+//! the workers), [`index`] (objects by what they belong to), [`claim`] (adopting and releasing), [`pods`] (facts about pods,
 //! creating and deleting them), [`expect`] (waiting for one's own writes to come back).
 
 pub mod answer;
@@ -9,8 +10,10 @@ pub mod claim;
 pub mod cluster;
 pub mod daemon;
 pub mod deployment;
+pub mod endpoints;
 pub mod expect;
 pub mod gc;
+pub mod index;
 pub mod namespace;
 pub mod node_cidr;
 pub mod node_lifecycle;
@@ -34,6 +37,9 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     tokio::join!(
         daemon::run(&cluster),
         deployment::run(&cluster),
+        endpoints::run(&cluster),
+        endpoints::run_legacy(&cluster),
+        endpoints::run_mirror(&cluster),
         gc::run(&cluster),
         namespace::run(&cluster),
         node_cidr::run(&cluster),
