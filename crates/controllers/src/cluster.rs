@@ -14,6 +14,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
+use crate::load_balancer::Span;
 
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub node_cidr_mask: u8,
     /// The CA certificate (PEM) that pods find in the config map `kube-root-ca.crt`.
     pub root_ca: String,
+    /// Addresses for services of type LoadBalancer. Empty: they get the nodes' addresses.
+    pub load_balancer_pool: Vec<Span>,
     /// Keys worked on at once, per controller.
     pub workers: usize,
 }
@@ -34,6 +37,7 @@ impl Default for Config {
             cluster_cidr: "10.244.0.0/16".into(),
             node_cidr_mask: 24,
             root_ca: String::new(),
+            load_balancer_pool: Vec::new(),
             workers: 5,
         }
     }

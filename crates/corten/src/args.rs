@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use corten_controllers::load_balancer::Span;
 use ipnet::Ipv4Net;
 
 /// Kubernetes in one binary: a cluster in a second, with nothing else to install.
@@ -136,6 +137,9 @@ pub struct Ranges {
     /// Addresses of pods; each node gets a /24 of it.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", help_heading = "Network")]
     pub cluster_cidr: Ipv4Net,
+    /// Addresses for services of type LoadBalancer: CIDR, FIRST-LAST or one address; several with commas [default: the nodes' own].
+    #[arg(long, value_name = "RANGE", value_delimiter = ',', help_heading = "Network")]
+    pub load_balancer_pool: Vec<Span>,
     /// Domain of the cluster's DNS names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
     pub cluster_domain: String,
