@@ -27,6 +27,8 @@ pub struct Config {
     pub root_ca: String,
     /// Addresses for services of type LoadBalancer. Empty: they get the nodes' addresses.
     pub load_balancer_pool: Vec<Span>,
+    /// A node is unhealthy when it has not spoken for so long.
+    pub node_monitor_grace: Duration,
     /// Keys worked on at once, per controller.
     pub workers: usize,
 }
@@ -38,6 +40,7 @@ impl Default for Config {
             node_cidr_mask: 24,
             root_ca: String::new(),
             load_balancer_pool: Vec::new(),
+            node_monitor_grace: Duration::from_secs(50),
             workers: 5,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use corten_client::{Informer, Key, Recorder, WorkQueue, selector};
+use corten_client::{Change, Informer, Key, Recorder, selector};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
@@ -15,12 +15,12 @@ use kube::runtime::watcher;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::answer::gone_is_fine;
+use crate::answer::{changed_is_fine, gone_is_fine};
 use crate::cluster::Cluster;
+use crate::index::Index;
 use crate::pods;
+use crate::shell::Shell;
 
-/// A node is unhealthy when it has not spoken for so long (upstream's `--node-monitor-grace-period`).
-const GRACE: Duration = Duration::from_secs(50);
 /// A new node gets longer for its first words.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -46,43 +46,40 @@ struct Controller {
     cluster: Arc<Cluster>,
     leases: Informer<Lease>,
     recorder: Recorder,
+    pods: Index<Pod>,
     heard: Mutex<HashMap<String, Heard>>,
-    queue: WorkQueue<Key>,
 }
 
 /// Watches nodes until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
     let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), "kube-node-lease");
-    let controller = Arc::new(Controller {
+    let controller = Controller {
         cluster: cluster.clone(),
         leases: Informer::start(leases, watcher::Config::default(), cluster.stop.clone()),
         recorder: cluster.recorder("node-controller"),
+        pods: Index::of(&cluster.pods, |pod| Some(Key::new("", pod.spec.as_ref()?.node_name.as_deref()?))),
         heard: Mutex::default(),
-        queue: WorkQueue::new(),
-    });
-    let me = controller.clone();
-    cluster.nodes.on_change(move |change| me.queue.add(Key::of(&**change.object())));
-    let me = controller.clone();
-    controller.leases.on_change(move |change| {
-        me.queue.add(Key::new("", change.object().metadata.name.clone().unwrap_or_default()));
-    });
-    let me = controller.clone();
-    cluster.pods.on_change(move |change| {
-        let node = change.object().spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-        if me.cluster.nodes.get(&Key::new("", &*node)).is_some_and(|n| has_no_execute(&n)) {
-            me.queue.add(Key::new("", node));
-        }
-    });
-    let me = controller.clone();
-    let reconcile = move |key| {
-        let me = me.clone();
-        async move { me.reconcile(key).await }
     };
-    controller.queue.run(1, cluster.stop.clone(), reconcile).await;
+    let leases = controller.leases.clone();
+    Shell::open(cluster, controller)
+        .wakes(&cluster.nodes, Controller::woken_by_node)
+        .wakes(&leases, |_, change| Some(Key::new("", change.object().metadata.name.clone()?)))
+        .wakes(&cluster.pods, Controller::woken_by_pod)
+        .run(1, Controller::reconcile)
+        .await;
 }
 
 fn taints(node: &Node) -> &[Taint] {
     node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+fn is_ready(node: &Node) -> bool {
+    condition(node, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// When no node is ready it is rather us who are cut off: then nothing is evicted (upstream's full disruption).
+fn all_are_silent(nodes: &[Arc<Node>]) -> bool {
+    !nodes.iter().any(|node| is_ready(node))
 }
 
 fn has_no_execute(node: &Node) -> bool {
@@ -94,21 +91,49 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a k8s_openapi::api::cor
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
+    fn woken_by_node(&self, change: &Change<Node>) -> Vec<Key> {
+        let node = change.object();
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let turned = match change {
+            Change::Added(_) => {
+                let message = format!("Node {name} event: Registered Node {name} in Controller");
+                self.recorder.normal(&**node, "RegisteredNode", message);
+                true
+            }
+            Change::Deleted(_) => {
+                let message = format!("Node {name} event: Removing Node {name} from Controller");
+                self.recorder.normal(&**node, "RemovingNode", message);
+                true
+            }
+            Change::Updated { old, new } => is_ready(old) != is_ready(new),
+        };
+        // Whether pods are evicted depends on all nodes.
+        let all = self.cluster.nodes.list();
+        let others = all.iter().filter(|_| turned).map(|n| Key::of(&**n));
+        others.chain([Key::of(&**node)]).collect()
+    }
+
+    fn woken_by_pod(&self, change: &Change<Pod>) -> Option<Key> {
+        let node = Key::new("", change.object().spec.as_ref()?.node_name.as_deref()?);
+        self.cluster.nodes.get(&node).is_some_and(|n| has_no_execute(&n)).then_some(node)
+    }
+
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
         let Some(node) = self.cluster.nodes.get(&key) else {
             self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
             return Ok(None);
         };
         let silent_in = self.silent_in(&key, &node);
+        let all_are_silent = all_are_silent(&self.cluster.nodes.list());
         if silent_in.is_zero() && condition(&node, "Ready").is_none_or(|c| c.status != "Unknown") {
             self.mark_unknown(&node).await?;
             return Ok(None);
         }
-        self.taint(&node).await?;
+        self.taint(&node, all_are_silent).await?;
         if condition(&node, "Ready").is_some_and(|c| c.status != "True") {
             self.mark_pods_not_ready(&key.name).await?;
         }
-        let eviction = self.evict(&node).await?;
+        let eviction = if all_are_silent { None } else { self.evict(&node).await? };
         let look_again = Some(silent_in).filter(|d| !d.is_zero());
         Ok([look_again, eviction].into_iter().flatten().min())
     }
@@ -126,7 +151,8 @@ impl Controller {
         if last.said != said {
             *last = Heard { said, at: now };
         }
-        let grace = if heartbeat.is_none() { STARTUP_GRACE } else { GRACE };
+        let usual = self.cluster.config.node_monitor_grace;
+        let grace = if heartbeat.is_none() { STARTUP_GRACE.max(usual) } else { usual };
         grace.saturating_sub(last.at.elapsed())
     }
 
@@ -152,8 +178,8 @@ impl Controller {
     }
 
     /// The taints that follow from conditions and from the cordon; those of others stay.
-    async fn taint(&self, node: &Node) -> Result<(), kube::Error> {
-        let wanted = wanted_taints(node, Timestamp::now());
+    async fn taint(&self, node: &Node, all_are_silent: bool) -> Result<(), kube::Error> {
+        let wanted = wanted_taints(node, all_are_silent, Timestamp::now());
         if wanted == taints(node) {
             return Ok(());
         }
@@ -167,11 +193,11 @@ impl Controller {
     }
 
     async fn mark_pods_not_ready(&self, node: &str) -> Result<(), kube::Error> {
-        for pod in self.pods_on(node).filter(|p| pods::is_ready(p)) {
+        for pod in self.pods_on(node).iter().filter(|p| pods::is_ready(p)) {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
             let condition = json!({ "type": "Ready", "status": "False", "lastTransitionTime": now });
             let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
-            let api = self.pod_api(&pod);
+            let api = self.pod_api(pod);
             gone_is_fine(
                 api.patch_status(
                     pod.metadata.name.as_deref().unwrap_or_default(),
@@ -180,18 +206,27 @@ impl Controller {
                 )
                 .await,
             )?;
-            self.recorder.warning(&*pod, "NodeNotReady", "Node is not ready");
+            self.recorder.warning(&**pod, "NodeNotReady", "Node is not ready");
         }
         Ok(())
     }
 
-    fn pods_on(&self, node: &str) -> impl Iterator<Item = Arc<Pod>> {
-        let pods = self.cluster.pods.list();
-        pods.into_iter().filter(move |p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node))
+    fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
+        self.pods.get(&Key::new("", node))
     }
 
     fn pod_api(&self, pod: &Pod) -> Api<Pod> {
         Api::namespaced(self.cluster.client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default())
+    }
+
+    /// Says why the pod goes: those who count failures (jobs) look at it.
+    async fn mark_disrupted(&self, pod: &Pod) -> Result<(), kube::Error> {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let condition = json!({ "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": now });
+        let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        changed_is_fine(self.pod_api(pod).patch_status(name, &PatchParams::default(), &patch).await)
     }
 
     /// Deletes pods whose toleration of the node's taints ran out; says when the next one does.
@@ -201,7 +236,7 @@ impl Controller {
         }
         let (now, mut next) = (Timestamp::now(), None);
         let name = node.metadata.name.clone().unwrap_or_default();
-        for pod in self.pods_on(&name).filter(|p| p.metadata.deletion_timestamp.is_none()) {
+        for pod in self.pods_on(&name).iter().filter(|p| p.metadata.deletion_timestamp.is_none()) {
             let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
             let Some(left) = tolerated_for(taints(node), tolerations, now) else { continue };
             if !left.is_zero() {
@@ -213,17 +248,18 @@ impl Controller {
                 pod.metadata.name.as_deref().unwrap_or_default(),
             );
             self.recorder.normal(
-                &*pod,
+                &**pod,
                 "TaintManagerEviction",
                 format!("Marking for deletion Pod {namespace}/{pod_name}"),
             );
-            pods::delete(&self.cluster.client, &pod).await?;
+            self.mark_disrupted(pod).await?;
+            pods::delete(&self.cluster.client, pod).await?;
         }
         Ok(next)
     }
 }
 
-fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
+fn wanted_taints(node: &Node, all_are_silent: bool, now: Timestamp) -> Vec<Taint> {
     let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true);
     let bad = PROBLEMS
         .iter()
@@ -233,7 +269,7 @@ fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
     let gone = wanted.iter().map(|(key, _)| *key).find(|key| [NOT_READY, UNREACHABLE].contains(key));
-    wanted.extend(gone.map(|key| (key, "NoExecute")));
+    wanted.extend(gone.filter(|_| !all_are_silent).map(|key| (key, "NoExecute")));
     let ours = |t: &Taint| t.key == UNSCHEDULABLE || PROBLEMS.iter().any(|(_, _, key)| t.key == *key);
     let is_wanted = |t: &Taint| wanted.contains(&(t.key.as_str(), t.effect.as_str()));
     let mut out: Vec<Taint> = taints(node).iter().filter(|t| !ours(t) || is_wanted(t)).cloned().collect();
@@ -281,7 +317,7 @@ mod tests {
     #[test]
     fn taints_follow_conditions_and_leave_those_of_others() {
         let keys = |node: &Node| {
-            wanted_taints(node, Timestamp::UNIX_EPOCH)
+            wanted_taints(node, false, Timestamp::UNIX_EPOCH)
                 .iter()
                 .map(|t| format!("{}:{}", t.key, t.effect))
                 .collect::<Vec<_>>()
@@ -290,6 +326,8 @@ mod tests {
             json!([{ "key": "mine", "effect": "NoSchedule" }, { "key": NOT_READY, "effect": "NoExecute" }]);
         assert_eq!(keys(&node("True", false, mine.clone())), ["mine:NoSchedule"]);
         assert_eq!(keys(&node("True", true, json!([]))), ["node.kubernetes.io/unschedulable:NoSchedule"]);
+        let silent = wanted_taints(&node("Unknown", false, json!([])), true, Timestamp::UNIX_EPOCH);
+        assert_eq!((silent.len(), silent[0].effect.as_str()), (1, "NoSchedule"), "nobody is evicted");
         let unknown = keys(&node("Unknown", false, mine));
         assert_eq!(
             unknown,
