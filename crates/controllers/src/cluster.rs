@@ -14,6 +14,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
+use crate::gc::Census;
 use crate::load_balancer::Span;
 
 /// Settings of the controllers.
@@ -57,6 +58,8 @@ macro_rules! informers {
             pub config: Config,
             /// Ends everything.
             pub stop: CancellationToken,
+            /// How many objects there are.
+            pub census: Census,
             $(#[doc = $doc] pub $name: Informer<$kind>,)*
         }
 
@@ -71,6 +74,7 @@ macro_rules! informers {
                     client,
                     config,
                     stop,
+                    census: Census::default(),
                 })
             }
 
@@ -94,6 +98,8 @@ informers! {
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
     "Services." services: Service;
+    "Volume claims." claims: PersistentVolumeClaim;
+    "Resource quotas." quotas: ResourceQuota;
     "Endpoints." endpoints: Endpoints;
     "Endpoint slices." endpoint_slices: EndpointSlice;
 }

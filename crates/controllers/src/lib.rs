@@ -20,6 +20,7 @@ pub mod node_cidr;
 pub mod node_lifecycle;
 pub mod pod_gc;
 pub mod pods;
+pub mod quota;
 pub mod replica;
 pub mod service_account;
 pub mod shell;
@@ -47,6 +48,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
         node_cidr::run(&cluster),
         node_lifecycle::run(&cluster),
         pod_gc::run(&cluster),
+        quota::run(&cluster),
         service_account::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
         replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),

@@ -109,13 +109,27 @@ pub fn from_template(template: &PodTemplateSpec, namespace: &str, name: &str, ow
 /// Creates `count` pods like `pod`, first one, then two, four …, so that an error that hits all is met once. Gives the
 /// created pods and the first error; what was not tried is `count` less both.
 pub async fn create(client: &Client, pod: &Pod, count: usize) -> (Vec<Pod>, Option<kube::Error>) {
-    let api: Api<Pod> =
-        Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    create_in_batches(client, count, |_| pod).await
+}
+
+/// The same for pods that differ; all are of one namespace.
+pub async fn create_all(client: &Client, pods: &[Pod]) -> (Vec<Pod>, Option<kube::Error>) {
+    create_in_batches(client, pods.len(), |number| &pods[number]).await
+}
+
+async fn create_in_batches<'a>(
+    client: &Client,
+    count: usize,
+    pod: impl Fn(usize) -> &'a Pod,
+) -> (Vec<Pod>, Option<kube::Error>) {
     let (mut created, mut batch) = (Vec::new(), FIRST_BATCH);
     while created.len() < count {
-        let now = batch.min(count - created.len());
+        let first = created.len();
+        let now = batch.min(count - first);
         let params = PostParams::default();
-        let answers = join_all((0..now).map(|_| api.create(&params, pod))).await;
+        let api: Api<Pod> =
+            Api::namespaced(client.clone(), pod(first).metadata.namespace.as_deref().unwrap_or_default());
+        let answers = join_all((first..first + now).map(|number| api.create(&params, pod(number)))).await;
         let mut failed = None;
         for answer in answers {
             match answer {

@@ -73,6 +73,12 @@ pub fn requests(pod: &Pod) -> Resources {
     total(spec, |c| Resources::of(c.resources.as_ref().and_then(|r| r.requests.as_ref())))
 }
 
+/// What a pod may use at most, counted like its requests. Containers without a limit count as nothing.
+pub fn limits(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    total(spec, |c| Resources::of(c.resources.as_ref().and_then(|r| r.limits.as_ref())))
+}
+
 /// The same with defaults for containers that ask for nothing, so that they count for something when nodes are compared.
 pub fn scoring_requests(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };

@@ -31,6 +31,16 @@ struct Resource {
     namespaced: bool,
 }
 
+impl Resource {
+    /// `pods`, `deployments.apps`.
+    fn name(&self) -> String {
+        match self.api.group.as_str() {
+            "" => self.api.plural.clone(),
+            group => format!("{}.{group}", self.api.plural),
+        }
+    }
+}
+
 struct Collector {
     cluster: Arc<Cluster>,
     resources: Vec<Resource>,
@@ -140,12 +150,28 @@ impl Collector {
         let place =
             Place { resource, namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
         let Some(uid) = object.uid() else { return };
-        let look = lock(&self.graph).set(&uid, Node::new(place, &object.metadata));
+        let (is_new, look) = {
+            let mut graph = lock(&self.graph);
+            (graph.get(&uid).is_none(), graph.set(&uid, Node::new(place, &object.metadata)))
+        };
+        if is_new {
+            self.cluster.census.note(
+                &self.resources[resource].name(),
+                &object.namespace().unwrap_or_default(),
+                true,
+            );
+        }
         look.into_iter().for_each(|uid| self.queue.add(uid));
     }
 
     fn remove(&self, uid: &str) {
-        let look = lock(&self.graph).remove(uid);
+        let (place, look) = {
+            let mut graph = lock(&self.graph);
+            (graph.get(uid).map(|node| node.place.clone()), graph.remove(uid))
+        };
+        if let Some(place) = place {
+            self.cluster.census.note(&self.resources[place.resource].name(), &place.namespace, false);
+        }
         self.note_absent(uid.to_owned());
         look.into_iter().for_each(|uid| self.queue.add(uid));
     }
