@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use corten_client::{Informer, Recorder};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
     Service, ServiceAccount,
@@ -97,6 +98,7 @@ informers! {
     "Deployments." deployments: Deployment;
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
+    "Jobs." jobs: Job;
     "Services." services: Service;
     "Volume claims." claims: PersistentVolumeClaim;
     "Resource quotas." quotas: ResourceQuota;

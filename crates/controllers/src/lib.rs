@@ -14,6 +14,7 @@ pub mod endpoints;
 pub mod expect;
 pub mod gc;
 pub mod index;
+pub mod job;
 pub mod load_balancer;
 pub mod namespace;
 pub mod node_cidr;
@@ -43,6 +44,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
         endpoints::run_legacy(&cluster),
         endpoints::run_mirror(&cluster),
         gc::run(&cluster),
+        job::run(&cluster),
         load_balancer::run(&cluster),
         namespace::run(&cluster),
         node_cidr::run(&cluster),
