@@ -5,13 +5,16 @@
 
 pub mod backend;
 mod config;
+mod flows;
 mod guard;
+pub mod health;
 mod iptables;
 mod modes;
 pub mod nftables;
 mod plan;
 mod program;
 pub mod ruleset;
+mod run;
 #[cfg(test)]
 mod testing;
 mod userspace;
@@ -19,10 +22,11 @@ mod userspace;
 pub use backend::{Backend, Error, Mode, Recorder};
 pub use config::{Config, DEFAULT_MIN_SYNC, MASQUERADE_MARK};
 pub use iptables::Iptables;
-pub use modes::{backend_of, cleanup_others};
+pub use modes::{backend_of, cleanup, cleanup_others};
 pub use plan::{Node, Planner, plan};
 pub use ruleset::{
     At, Change, Endpoint, Family, Frontend, FrontendKind, HealthCheck, Masquerade, PortChange, PortName,
     Protocol, Route, Ruleset, ServicePort,
 };
+pub use run::{Inputs, run, run_with};
 pub use userspace::Userspace;

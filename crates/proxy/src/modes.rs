@@ -26,8 +26,17 @@ fn of_mode(config: &Config, mode: Mode) -> Result<Box<dyn Backend>, Error> {
 /// Removes what this cluster's other modes left on the host: call it once the configured mode's first `sync_all` is done, so
 /// that services are reached all the time. Returns the last error after all have been tried.
 pub async fn cleanup_others(config: &Config) -> Result<(), Error> {
+    cleanup_modes(config, |mode| mode != config.mode).await
+}
+
+/// Removes everything that any mode put on this host for the cluster of that name; fine when nothing is there.
+pub async fn cleanup(cluster_name: &str) -> Result<(), Error> {
+    cleanup_modes(&Config::new(cluster_name, ""), |_| true).await
+}
+
+async fn cleanup_modes(config: &Config, which: impl Fn(Mode) -> bool) -> Result<(), Error> {
     let mut result = Ok(());
-    for mode in Mode::ALL.into_iter().filter(|mode| *mode != config.mode) {
+    for mode in Mode::ALL.into_iter().filter(|mode| which(*mode)) {
         let cleaned = match of_mode(config, mode) {
             // What this kernel cannot do has left nothing.
             Err(Error::Unsupported(_)) => Ok(()),
@@ -35,7 +44,7 @@ pub async fn cleanup_others(config: &Config) -> Result<(), Error> {
             Ok(mut backend) => backend.cleanup().await,
         };
         if let Err(error) = cleaned {
-            tracing::warn!(mode = mode.name(), %error, "rules of another proxy mode could not be removed");
+            tracing::warn!(mode = mode.name(), %error, "rules of a proxy mode could not be removed");
             result = Err(error);
         }
     }
