@@ -887,3 +887,28 @@ async fn protobuf_bodies() {
     let made = server.ask("GET", &format!("{MAPS}/p"), "").await.json();
     assert_eq!(made["data"]["k"], "1");
 }
+
+#[tokio::test]
+async fn the_server_writes_down_who_asks_for_a_certificate() {
+    let server = TestServer::start().await;
+    let request = r#"{"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"a"},
+        "spec":{"request":"AAAA","signerName":"example.com/x","usages":["client auth"],"username":"admin",
+        "groups":["system:masters"]}}"#;
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let peer = crate::User::new("system:bootstrap:abcdef", ["system:bootstrappers"]);
+    let ask = http::Request::builder()
+        .method("POST")
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(crate::body::full(request))
+        .unwrap();
+    let answer = server.api.handle(ask, crate::Peer::InProcess(std::sync::Arc::new(peer))).await;
+    assert_eq!(answer.status(), 201);
+    let mut made = server.ask("GET", &format!("{path}/a"), "").await.json();
+    assert_eq!(made["spec"]["username"], "system:bootstrap:abcdef");
+    let groups = serde_json::json!(["system:bootstrappers", "system:authenticated"]);
+    assert_eq!(made["spec"]["groups"], groups);
+    made["spec"]["username"] = "someone".into();
+    let again = server.ask("PUT", &format!("{path}/a"), made.to_string()).await;
+    assert_eq!(again.json()["spec"]["username"], "system:bootstrap:abcdef", "{}", again.text);
+}

@@ -19,7 +19,7 @@ use crate::gc::Census;
 use crate::load_balancer::Span;
 
 /// Settings of the controllers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Addresses of all pods; each node gets a part. Empty: nodes get none.
     pub cluster_cidr: String,
@@ -31,6 +31,8 @@ pub struct Config {
     pub load_balancer_pool: Vec<Span>,
     /// A node is unhealthy when it has not spoken for so long.
     pub node_monitor_grace: Duration,
+    /// CA certificate and key (PEM) for certificate signing requests; without them none are signed.
+    pub signing_ca: Option<(String, String)>,
     /// Keys worked on at once, per controller.
     pub workers: usize,
 }
@@ -43,6 +45,7 @@ impl Default for Config {
             root_ca: String::new(),
             load_balancer_pool: Vec::new(),
             node_monitor_grace: Duration::from_secs(50),
+            signing_ca: None,
             workers: 5,
         }
     }

@@ -6,6 +6,7 @@
 //! creating and deleting them), [`expect`] (waiting for one's own writes to come back).
 
 pub mod answer;
+pub mod certificates;
 pub mod claim;
 pub mod cluster;
 pub mod daemon;
@@ -38,6 +39,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
         return;
     }
     tokio::join!(
+        certificates::run(&cluster),
         daemon::run(&cluster),
         deployment::run(&cluster),
         endpoints::run(&cluster),

@@ -42,6 +42,7 @@ pub async fn controllers(args: ControllerArgs) -> Result<()> {
         cluster_cidr: args.cluster_cidr.map(|cidr| cidr.to_string()).unwrap_or_default(),
         node_cidr_mask: args.node_cidr_mask_size,
         root_ca: root_ca(&args)?,
+        signing_ca: signing_ca(&args)?,
         ..corten_controllers::Config::default()
     };
     live(&mut signals, async |parts| {
@@ -82,6 +83,16 @@ async fn elected<Work: Future<Output = ()>>(
     tracing::info!(lease, identity, "holds the lease");
     work(leading).await;
     if stop.is_cancelled() { Ok(()) } else { bail!("lost the lease {lease}") }
+}
+
+fn signing_ca(args: &ControllerArgs) -> Result<Option<(String, String)>> {
+    let (Some(cert), Some(key)) = (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) else {
+        return Ok(None);
+    };
+    let read = |path: &std::path::Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    Ok(Some((read(cert)?, read(key)?)))
 }
 
 fn root_ca(args: &ControllerArgs) -> Result<String> {

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use corten_apiserver::{ApiServer, KubeletClient, ServiceAccountKeys, ServingCert};
+use corten_apiserver::{ApiServer, KubeletClient, ServiceAccountKeys, ServingCert, User};
 use corten_client::Informer;
 use corten_store::{Embedded, Options};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::Api;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 
-use crate::kubeconfig;
 use crate::parts::Parts;
 use crate::pki::{Identity, Pair};
+use crate::token::Token;
 use crate::up::{Cluster, client};
+use crate::{join, kubeconfig};
 
 /// Pause before listening is tried again at an address that something else holds.
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
+/// Group of those who join with the token.
+const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
@@ -80,6 +84,8 @@ impl Cluster {
         };
         config.kubelet_client =
             Some(KubeletClient { cert_pem: cert.into_bytes(), key_pem: key.into_bytes(), ca_pem: Some(ca) });
+        let token = Token::of_server(&self.layout.token(), &self.pki.ca_der()?)?;
+        config.static_tokens.push((token.bearer(), User::new(token.user(), [BOOTSTRAPPERS])));
         config.service_cidr = self.args.ranges.service_cidr;
         config.advertise_port = address.port();
         config.cluster_domain.clone_from(&self.args.ranges.cluster_domain);
@@ -143,6 +149,18 @@ impl Cluster {
 
     fn admin(&self) -> Result<Pair> {
         self.pki.client(&Identity { file: "admin", user: "kubernetes-admin", group: "system:masters" })
+    }
+
+    /// Tells nodes that join how the cluster is laid out.
+    pub(crate) async fn publish_layout(&self, api: &ApiServer) -> Result<()> {
+        let (namespace, name) = join::PUBLISHED;
+        let maps: Api<ConfigMap> =
+            Api::namespaced(client(api, "kubernetes-admin", &["system:masters"]), namespace);
+        let patch = Patch::Apply(join::published(&self.args.ranges));
+        maps.patch(name, &PatchParams::apply("corten").force(), &patch)
+            .await
+            .context("publish the layout")?;
+        Ok(())
     }
 
     /// Keeps the `kubernetes` Service true, and opens the door through which pods reach the server.

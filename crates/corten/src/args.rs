@@ -45,6 +45,12 @@ pub enum Command {
     Up(Box<UpArgs>),
     /// Start only a control plane: API server, store, scheduler and controllers.
     Server(Box<ServerArgs>),
+    /// Start a node and join it to the cluster of a server elsewhere.
+    ///
+    /// The server is a `corten up` or `corten server` that listens where this machine can reach it (--listen 0.0.0.0:6443).
+    Agent(Box<AgentArgs>),
+    /// Print the token with which nodes join the cluster on this machine.
+    Token(ClusterArgs),
     /// Start only an API server and its store.
     Apiserver(Box<ServerArgs>),
     /// Start only a scheduler, for any Kubernetes API server.
@@ -196,6 +202,26 @@ impl NodeArgs {
     }
 }
 
+/// `corten agent`
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Name and data directory on this host.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// The server to join.
+    #[arg(long, value_name = "https://HOST:PORT")]
+    pub server: String,
+    /// Token of the server, as `corten token` prints it there. A node that has joined before needs none.
+    #[arg(long, value_name = "TOKEN", env = "CORTEN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// File with the token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
 /// How a part that runs alone finds its API server.
 #[derive(Clone, Debug, Args)]
 pub struct AloneArgs {
@@ -244,6 +270,12 @@ pub struct ControllerArgs {
     /// CA certificate that pods find in the config map kube-root-ca.crt [default: that of the kubeconfig].
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+    /// CA certificate with which certificate signing requests are signed. Without it none are.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
 }
 
 /// `corten kubeconfig`

@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::args::KubeconfigArgs;
@@ -26,7 +24,7 @@ pub fn write(
 
 fn text(cluster: &str, server: &str, ca_pem: &str, user: &str, client: &Pair) -> Result<String> {
     let (cert, key) = client.read()?;
-    let encode = |text: &str| STANDARD.encode(text);
+    let encode = |text: &str| pki::base64(text);
     let context = format!("{user}@{cluster}");
     let config = json!({
         "apiVersion": "v1",

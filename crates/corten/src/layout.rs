@@ -29,6 +29,11 @@ impl Layout {
         self.root.join("kubeconfig")
     }
 
+    /// The token with which nodes join.
+    pub fn token(&self) -> PathBuf {
+        self.root.join("token")
+    }
+
     /// The store.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")

@@ -1,5 +1,6 @@
 //! The one binary: reads the command line and hands over. Holds no logic of the cluster itself.
 
+mod agent;
 mod alone;
 mod api;
 mod args;
@@ -7,6 +8,7 @@ mod detach;
 mod down;
 mod host;
 mod image;
+mod join;
 mod kubeconfig;
 mod layout;
 mod node;
@@ -15,6 +17,7 @@ mod pid_file;
 mod pki;
 mod ready;
 mod signals;
+mod token;
 mod up;
 
 use std::future::Future;
@@ -60,6 +63,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => block_on(up::up(args.server, With::Node(args.node))),
         Command::Server(args) => block_on(up::up(*args, With::ControlPlane)),
         Command::Apiserver(args) => block_on(up::up(*args, With::Nothing)),
+        Command::Agent(args) => block_on(agent::agent(*args)),
+        Command::Token(args) => token::print(&args),
         Command::Scheduler(args) => block_on(alone::scheduler(args)),
         Command::ControllerManager(args) => block_on(alone::controllers(args)),
         Command::Down(args) => down::down(&args),

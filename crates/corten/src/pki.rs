@@ -11,10 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Life of the CA.
@@ -78,6 +82,16 @@ impl Pki {
         &self.ca_cert
     }
 
+    /// The CA certificate as DER.
+    pub fn ca_der(&self) -> Result<CertificateDer<'static>> {
+        Ok(CertificateDer::from_pem_slice(self.ca_cert.as_bytes())?)
+    }
+
+    /// The CA certificate and its key as PEM, for the signer of requests.
+    pub fn ca(&self) -> Result<(String, String)> {
+        pair(&self.dir, "ca").read()
+    }
+
     /// A certificate with which a client proves who it is.
     pub fn client(&self, who: &Identity<'_>) -> Result<Pair> {
         let mut params = CertificateParams::default();
@@ -134,6 +148,89 @@ impl Pki {
         write(&pair.cert, cert.pem().as_bytes(), 0o644)?;
         Ok(pair)
     }
+}
+
+/// What a certificate is to say.
+pub struct Subject<'a> {
+    /// User name (CN).
+    pub user: &'a str,
+    /// Group (O), `""` for none.
+    pub group: &'a str,
+    /// DNS names.
+    pub names: &'a [String],
+    /// Addresses.
+    pub addresses: &'a [IpAddr],
+}
+
+impl Subject<'_> {
+    fn params(&self) -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(self.names.to_vec())?;
+        params.subject_alt_names.extend(self.addresses.iter().map(|a| SanType::IpAddress(*a)));
+        params.distinguished_name.push(DnType::CommonName, self.user);
+        if !self.group.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationName, self.group);
+        }
+        Ok(params)
+    }
+}
+
+/// A key whose certificate somebody else signs.
+pub struct Keys {
+    pair: Pair,
+    key: KeyPair,
+}
+
+impl Keys {
+    /// The key in `dir`, made where it is missing. A certificate that says something else than `subject` is forgotten.
+    pub fn open(dir: &Path, file: &str, subject: &Subject<'_>) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let pair = pair(dir, file);
+        let said =
+            format!("{} {}\n{:?}\n{:?}", subject.user, subject.group, subject.names, subject.addresses);
+        let list = dir.join(format!("{file}.names"));
+        if fs::read_to_string(&list).is_ok_and(|before| before != said) {
+            let _ = fs::remove_file(&pair.cert);
+        }
+        write(&list, said.as_bytes(), 0o644)?;
+        let key = key_of(&pair.key)?;
+        Ok(Keys { pair, key })
+    }
+
+    /// Where both are.
+    pub fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// Is there a certificate that is good for a while?
+    pub fn are_certified(&self) -> Result<bool> {
+        Ok(self.pair.cert.exists() && !runs_out(&self.pair.cert)?)
+    }
+
+    /// The signing request, as PEM.
+    pub fn request(&self, subject: &Subject<'_>) -> Result<String> {
+        Ok(subject.params()?.serialize_request(&self.key)?.pem()?)
+    }
+
+    /// Keeps the certificate.
+    pub fn keep(&self, cert_pem: &str) -> Result<()> {
+        write(&self.pair.cert, cert_pem.as_bytes(), 0o644)
+    }
+}
+
+/// A certificate as PEM.
+pub fn certificate_pem(der: &[u8]) -> String {
+    let text = base64(der);
+    let mut lines = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        lines.push_str(&String::from_utf8_lossy(line));
+        lines.push('\n');
+    }
+    lines + "-----END CERTIFICATE-----\n"
+}
+
+/// Base64, as kubeconfigs have it.
+pub fn base64(bytes: impl AsRef<[u8]>) -> String {
+    STANDARD.encode(bytes)
 }
 
 fn ca_params() -> Result<CertificateParams> {

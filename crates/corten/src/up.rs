@@ -85,8 +85,9 @@ impl Cluster {
         api.bootstrap().await.map_err(|status| anyhow!("bootstrap: {}", status.message))?;
         self.keep_service(&api, address.port(), parts);
         self.say(format_args!("API server ready at https://{address}"));
+        self.publish_layout(&api).await?;
         if !matches!(with, With::Nothing) {
-            self.start_control_plane(&api, parts);
+            self.start_control_plane(&api, parts)?;
         }
         match node {
             Some(node) => {
@@ -103,7 +104,7 @@ impl Cluster {
         let _ = writeln!(std::io::stdout(), "[{:>5} ms] {what}", self.started.elapsed().as_millis());
     }
 
-    fn start_control_plane(&self, api: &ApiServer, parts: &mut Parts) {
+    fn start_control_plane(&self, api: &ApiServer, parts: &mut Parts) -> Result<()> {
         let (scheduler, stop) = (client(api, "system:kube-scheduler", &[]), self.stop.clone());
         parts.start("scheduler", async move {
             corten_scheduler::run(scheduler, corten_scheduler::Config::default(), stop).await;
@@ -114,12 +115,14 @@ impl Cluster {
             cluster_cidr: self.args.ranges.cluster_cidr.to_string(),
             root_ca: self.pki.ca_pem().to_owned(),
             load_balancer_pool: self.args.load_balancer_pool.clone(),
+            signing_ca: Some(self.pki.ca()?),
             ..corten_controllers::Config::default()
         };
         parts.start("controllers", async move {
             corten_controllers::run(controllers, config, stop).await;
             Ok(())
         });
+        Ok(())
     }
 
     fn node(&self, args: &NodeArgs, api: &ApiServer) -> Result<Node> {

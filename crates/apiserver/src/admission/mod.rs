@@ -1,6 +1,7 @@
 //! Built-in admission: rows in upstream's order. Mutating rows change the candidate, validating rows only refuse it.
 //! Webhooks and policies will be two more rows that read their rules from the store.
 
+mod certificates;
 mod lifecycle;
 mod node;
 mod pods;
@@ -78,6 +79,12 @@ const PLUGINS: &[Plugin] = &[
         name: "ServiceAccount",
         wants: service_account::wants,
         mutate: Some(service_account::mutate),
+        validate: None,
+    },
+    Plugin {
+        name: "CertificateRequestor",
+        wants: certificates::wants,
+        mutate: Some(certificates::mutate),
         validate: None,
     },
     Plugin { name: "NodeRestriction", wants: node::restricted, mutate: None, validate: Some(node::validate) },

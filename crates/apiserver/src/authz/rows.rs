@@ -79,6 +79,11 @@ const LEASE: &[&str] = &["create", "get", "list", "update", "patch", "watch"];
 const EVENT: &[&str] = &["create", "patch", "update"];
 const EVENTS: Rule = on(&["", "events.k8s.io"], &["events"], EVENT);
 
+/// How the cluster is laid out, for nodes that join.
+const LAYOUT: Rule = Rule { namespaces: &["kube-public"], ..on(&[""], &["configmaps"], &["get"]) };
+/// Those who join with a token.
+const BOOTSTRAPPERS: &str = "system:bootstrappers";
+
 const ROWS: &[Row] = &[
     Row {
         subject: Subject::Group(UNAUTHENTICATED),
@@ -185,6 +190,17 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        subject: Subject::Group(BOOTSTRAPPERS),
+        rules: &[
+            on(
+                &["certificates.k8s.io"],
+                &["certificatesigningrequests"],
+                &["create", "get", "list", "watch"],
+            ),
+            LAYOUT,
+        ],
+    },
+    Row {
         // What depends on the node's own name or its pods is in `node.rs`.
         subject: Subject::Group(NODES),
         rules: &[
@@ -201,6 +217,7 @@ const ROWS: &[Row] = &[
                 &["create", "get", "list", "watch"],
             ),
             on(&[""], &["services", "namespaces"], READ),
+            LAYOUT,
             on(&["discovery.k8s.io"], &["endpointslices"], READ),
             on(&["node.k8s.io"], &["runtimeclasses"], READ),
             on(&["storage.k8s.io"], &["csidrivers", "volumeattachments", "storageclasses"], READ),

@@ -1,0 +1,118 @@
+//! `corten agent`: a node that joins the cluster of a server elsewhere.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::args::AgentArgs;
+use crate::join::{self, Part, Server};
+use crate::layout::Layout;
+use crate::node::{Node, Role, Serving};
+use crate::parts::{Parts, live};
+use crate::pid_file::PidFile;
+use crate::signals::Signals;
+use crate::token::Token;
+use crate::{host, ready};
+
+/// Runs a node until SIGTERM or SIGINT. Progress goes to standard output, one line a step; logs go to standard error.
+pub async fn agent(args: AgentArgs) -> Result<()> {
+    let (started, started_at, mut signals) = (Instant::now(), Timestamp::now(), Signals::catch()?);
+    let layout = Layout::new(&args.cluster.data_dir())?;
+    let _running = PidFile::take(&layout.pid_file())?;
+    let token = token(&args)?;
+    let name = args.node.node_name.clone().map_or_else(host::name, Ok)?;
+    let ip = match args.node.node_ip {
+        Some(ip) => ip,
+        None => towards(&args.server).await,
+    };
+    let agent = Agent { args, layout, token, name, ip, started };
+    live(&mut signals, async |parts| agent.start(parts, started_at).await).await
+}
+
+struct Agent {
+    args: AgentArgs,
+    layout: Layout,
+    token: Option<Token>,
+    name: String,
+    ip: IpAddr,
+    started: Instant,
+}
+
+impl Agent {
+    async fn start(&self, parts: &mut Parts, started_at: Timestamp) -> Result<()> {
+        let server = Server::find(&self.args.server, self.token.as_ref(), &self.layout).await?;
+        let node = self.join(&server, parts).await?;
+        self.say(format_args!("joined {} as node {}", server.url(), self.name));
+        let (client, stop, name) = ((node.clients)(Role::Kubelet), parts.stop(), self.name.clone());
+        node.prepare().await?.start(parts)?;
+        let started = self.started;
+        parts.start("progress", async move {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = ready::node_is_ready(client, &name, started_at, &stop) => {}
+            }
+            say(started, format_args!("node {name} is Ready"));
+            stop.cancelled().await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Gets what the node's parts need to be believed, and how the cluster is laid out.
+    async fn join(&self, server: &Server, parts: &Parts) -> Result<Node> {
+        let user = format!("system:node:{}", self.name);
+        let kubelet = Part { file: "kubelet-client", user: &user, group: "system:nodes" };
+        let kubelet = join::client_certificate(server, self.token.as_ref(), &self.layout, &kubelet).await?;
+        let kubelet = server.by_certificate(&kubelet).await?;
+        let addresses = [self.ip];
+        let serving =
+            join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &addresses).await?;
+        let (cert, key) = serving.pair().read()?;
+        let ranges = join::ranges(&kubelet, &self.layout).await?;
+        Ok(Node {
+            cluster: self.args.cluster.name.clone(),
+            layout: self.layout.clone(),
+            args: self.args.node.clone(),
+            name: self.name.clone(),
+            ip: self.ip,
+            ranges,
+            serving: Serving { cert, key, ca: server.ca_pem().to_owned() },
+            clients: Arc::new(move |role| match role {
+                Role::Kubelet => kubelet.clone(),
+            }),
+            stop: parts.stop(),
+        })
+    }
+
+    fn say(&self, what: std::fmt::Arguments<'_>) {
+        say(self.started, what);
+    }
+}
+
+/// One line of progress; a reader that is gone is no error.
+fn say(started: Instant, what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "[{:>5} ms] {what}", started.elapsed().as_millis());
+}
+
+fn token(args: &AgentArgs) -> Result<Option<Token>> {
+    let text = match (&args.token, &args.token_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+        (None, None) => return Ok(None),
+    };
+    Token::parse(text.trim()).map(Some)
+}
+
+/// This machine's address on the way to the server.
+async fn towards(server: &str) -> IpAddr {
+    let uri: Option<http::Uri> = server.parse().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default().trim_matches(['[', ']']);
+    let resolved = tokio::net::lookup_host((host, 0)).await.ok().and_then(|mut found| found.next());
+    resolved.map_or_else(host::address_of_default_route, |to: SocketAddr| host::address_towards(to.ip()))
+}
