@@ -129,6 +129,9 @@ pub struct ServerArgs {
     #[arg(long, value_name = "ADDR", help_heading = "API server")]
     pub advertise_address: Option<IpAddr>,
 
+    /// Addresses for services of type LoadBalancer: CIDR, FIRST-LAST or one address; several with commas [default: the nodes' own].
+    #[arg(long, value_name = "RANGE", value_delimiter = ',', help_heading = "Network")]
+    pub load_balancer_pool: Vec<Span>,
     /// Addresses and domain.
     #[command(flatten)]
     pub ranges: Ranges,
@@ -143,9 +146,6 @@ pub struct Ranges {
     /// Addresses of pods; each node gets a /24 of it.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", help_heading = "Network")]
     pub cluster_cidr: Ipv4Net,
-    /// Addresses for services of type LoadBalancer: CIDR, FIRST-LAST or one address; several with commas [default: the nodes' own].
-    #[arg(long, value_name = "RANGE", value_delimiter = ',', help_heading = "Network")]
-    pub load_balancer_pool: Vec<Span>,
     /// Domain of the cluster's DNS names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
     pub cluster_domain: String,
