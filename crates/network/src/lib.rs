@@ -8,11 +8,15 @@
 //! hostPort pay for.
 
 mod addresses;
+mod firewall;
 mod links;
 mod network;
+mod peers;
 mod routes;
 mod rules;
 mod types;
 
+pub use firewall::{Allow, Direction, Firewall, Ports, Remote};
 pub use network::PodNetwork;
+pub use peers::{DEFAULT_VNI, LinkChanges, Peer, Transport, Uplink};
 pub use types::{Attachment, NetworkConfig, NetworkError, PodIps, PortMapping, Protocol};

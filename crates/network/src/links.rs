@@ -169,7 +169,12 @@ pub(crate) async fn ensure_bridge(
     Ok(index)
 }
 
-async fn set_only_address(handle: &Handle, index: u32, wanted: Ipv4Net) -> Result<(), NetworkError> {
+/// Gives the link `wanted` as its only IPv4 address.
+pub(crate) async fn set_only_address(
+    handle: &Handle,
+    index: u32,
+    wanted: Ipv4Net,
+) -> Result<(), NetworkError> {
     let present: Vec<_> = handle
         .address()
         .get()

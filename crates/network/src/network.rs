@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::addresses::{Addresses, Record, gateway};
+use crate::firewall::{self, Firewall};
 use crate::links::{self, Veth};
+use crate::peers::{self, LinkChanges, Peer, Uplink};
 use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
 use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
@@ -51,6 +53,14 @@ struct Inner {
     /// Bridge and rules are known to be right.
     ready: tokio::sync::Mutex<bool>,
     host: OnceCell<rtnetlink::Handle>,
+    /// What leads to other nodes, once this node is part of a network between nodes.
+    uplink: OnceLock<Uplink>,
+    /// MTU of pods' links, in bytes, once asked for.
+    mtu: OnceCell<Option<u32>>,
+    /// The other nodes that the kernel knows the ways to; `None` when it must be looked at.
+    peers: tokio::sync::Mutex<Option<BTreeSet<Peer>>>,
+    /// The network policies that the kernel has; `None` when that is not known.
+    firewall: tokio::sync::Mutex<Option<Firewall>>,
     /// One rule change at a time, so that a rebuild does not lose a pod that is just being added.
     rules: tokio::sync::Mutex<()>,
 }
@@ -66,6 +76,10 @@ impl PodNetwork {
                 addresses: Mutex::new(addresses),
                 ready: tokio::sync::Mutex::new(false),
                 host: OnceCell::new(),
+                uplink: OnceLock::new(),
+                mtu: OnceCell::new(),
+                peers: tokio::sync::Mutex::new(None),
+                firewall: tokio::sync::Mutex::new(None),
                 rules: tokio::sync::Mutex::new(()),
                 config,
             }),
@@ -81,6 +95,51 @@ impl PodNetwork {
     /// The pod CIDR, once known.
     pub fn pod_cidr(&self) -> Option<Ipv4Net> {
         self.addresses().cidr()
+    }
+
+    /// Makes this node part of a network between nodes: `set_peers` says who the others are. Call it once, before the
+    /// first `attach`: pods' links are made so small that their packets fit into a tunnel.
+    pub fn join(&self, uplink: Uplink) {
+        let _ = self.inner.uplink.set(uplink);
+    }
+
+    /// Leads to the pods of exactly these other nodes; the node itself may be among them. Needs `join` and a pod CIDR.
+    /// Asking again for the same costs nothing; a change touches only what it changes.
+    pub async fn set_peers(&self, peers: BTreeSet<Peer>) -> Result<(), NetworkError> {
+        let Some(uplink) = self.inner.uplink.get() else { return Ok(()) };
+        let mut known = self.inner.peers.lock().await;
+        if known.as_ref() == Some(&peers) {
+            return Ok(());
+        }
+        *known = None;
+        self.ensure_ready().await?;
+        let own = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        peers::apply(self.host().await?, &self.inner.config.cluster_name, own, uplink, &peers).await?;
+        *known = Some(peers);
+        Ok(())
+    }
+
+    /// Tells of links after whose change `forget_peers` and `set_peers` are due.
+    pub fn link_changes(&self) -> Result<LinkChanges, NetworkError> {
+        LinkChanges::open(&self.inner.config.cluster_name)
+    }
+
+    /// Makes the next `set_peers` look at what the kernel has.
+    pub async fn forget_peers(&self) {
+        *self.inner.peers.lock().await = None;
+    }
+
+    /// Enforces exactly these network policies, in one transaction that changes what differs from the last ones.
+    pub async fn set_firewall(&self, firewall: Firewall) -> Result<(), NetworkError> {
+        let mut known = self.inner.firewall.lock().await;
+        if known.as_ref() == Some(&firewall) {
+            return Ok(());
+        }
+        let commands = firewall::change(&self.inner.config.cluster_name, known.as_ref(), &firewall);
+        *known = None;
+        rules::apply(&commands).await?;
+        *known = Some(firewall);
+        Ok(())
     }
 
     /// Makes bridge, gateway address, routes, sysctls and the nftables table. Idempotent.
@@ -154,7 +213,7 @@ impl PodNetwork {
         self.remove_links(|name| !known.contains(name)).await
     }
 
-    /// Removes all pods' links, the bridge, routes, the nftables table and the recorded state.
+    /// Removes all pods' links, the bridge, the tunnel, routes, nftables tables and the recorded state.
     pub async fn teardown(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
         *ready = false;
@@ -165,11 +224,15 @@ impl PodNetwork {
         self.remove_links(|_| true).await?;
         let host = self.host().await?;
         links::delete(host, &self.inner.bridge).await?;
+        links::delete(host, &peers::tunnel_name(&self.inner.config.cluster_name)).await?;
+        *self.inner.peers.lock().await = None;
         for route in routes::list(host, self.metric()).await? {
             routes::delete(host, self.metric(), route.to).await?;
         }
         let _order = self.inner.rules.lock().await;
         rules::apply(&rules::removal(&self.inner.config.cluster_name)).await?;
+        *self.inner.firewall.lock().await = None;
+        rules::apply(&firewall::removal(&self.inner.config.cluster_name)).await?;
         let dir = &self.inner.config.state_dir;
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -203,7 +266,7 @@ impl PodNetwork {
         let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
         let Inner { config, bridge, .. } = &*self.inner;
         let host = self.host().await?;
-        let index = links::ensure_bridge(host, bridge, gateway(cidr), config.mtu).await?;
+        let index = links::ensure_bridge(host, bridge, gateway(cidr), self.mtu().await?).await?;
         set_sysctls(bridge)?;
         // An address without a pod is answered for at once, and never leaves the node by its default route.
         routes::add(host, self.metric(), &Route { to: cidr, way: Way::Unreachable }).await?;
@@ -234,6 +297,15 @@ impl PodNetwork {
         Ok(())
     }
 
+    async fn mtu(&self) -> Result<Option<u32>, NetworkError> {
+        let Inner { config, uplink, mtu, .. } = &*self.inner;
+        let ask = async || match (config.mtu, uplink.get()) {
+            (None, Some(uplink)) => peers::pod_mtu(self.host().await?, uplink).await.map(Some),
+            (configured, _) => Ok(configured),
+        };
+        mtu.get_or_try_init(ask).await.copied()
+    }
+
     fn metric(&self) -> u32 {
         routes::metric(&self.inner.config.cluster_name)
     }
@@ -259,7 +331,7 @@ impl PodNetwork {
             gateway,
             metric: self.metric(),
             from_loopback: !record.ports.is_empty(),
-            mtu: config.mtu,
+            mtu: self.mtu().await?,
         };
         links::connect_pod(self.host().await?, &attachment.netns, &veth).await?;
         let _order = self.inner.rules.lock().await;

@@ -1,0 +1,408 @@
+//! Network policies as nftables rules, and the difference of two states as one transaction.
+//!
+//! A table of its own, `inet NAME-policy`, looks at forwarded packets (and, for what pods send, at packets to the node itself) after
+//! service addresses were translated. Base chains map a pod's address to the chain of the policies that choose it; each policy is a
+//! chain; who is chosen by selectors stands in sets. A pod that comes or goes thus changes elements of sets, never a rule. What the node
+//! itself sends to its own pods, probes above all, is not forwarded and always passes, as network plugins have it. What a
+//! policy allows is decided at a connection's first packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use crate::types::Protocol;
+
+/// Seen from the pods that a policy chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// To the pod.
+    Ingress,
+    /// From the pod.
+    Egress,
+}
+
+/// The other side of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remote {
+    /// Everybody.
+    Any,
+    /// The addresses of this set ([`Firewall::addresses`]).
+    Set(String),
+    /// A block of addresses without some others.
+    Block {
+        /// All these.
+        cidr: IpNet,
+        /// Not these.
+        except: Vec<IpNet>,
+    },
+}
+
+/// Ports at the connection's destination.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ports {
+    /// Every protocol and port.
+    Any,
+    /// All ports of a protocol.
+    Protocol(Protocol),
+    /// From the first to the last, both included.
+    Range(Protocol, u16, u16),
+    /// Destination address, protocol and port are in this set ([`Firewall::endpoints`]): ports given by name.
+    Set(String),
+}
+
+/// One thing that a policy allows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Allow {
+    /// The other side.
+    pub remote: Remote,
+    /// Ports.
+    pub ports: Ports,
+}
+
+/// All policies that concern one node. Names of sets are free: up to 24 characters `[a-z0-9_]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Firewall {
+    /// Sets of addresses.
+    pub addresses: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    /// Sets of address, protocol and port.
+    pub endpoints: BTreeMap<String, BTreeSet<(Ipv4Addr, Protocol, u16)>>,
+    /// What each policy allows in a direction; a policy's name is any text without a line's end.
+    pub policies: BTreeMap<(Direction, String), BTreeSet<Allow>>,
+    /// The isolated pods of this node, and the policies that choose them.
+    pub pods: BTreeMap<(Direction, Ipv4Addr), BTreeSet<String>>,
+}
+
+impl Firewall {
+    /// No pod is isolated.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+}
+
+impl Direction {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// The remote side's place in a packet.
+    fn remote(self) -> &'static str {
+        match self {
+            Self::Ingress => "saddr",
+            Self::Egress => "daddr",
+        }
+    }
+}
+
+/// Named things of an nftables table.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Table {
+    /// Type and elements.
+    sets: BTreeMap<String, (&'static str, BTreeSet<String>)>,
+    /// Type, and value by key.
+    maps: BTreeMap<String, (&'static str, BTreeMap<String, String>)>,
+    /// Rules in order.
+    chains: BTreeMap<String, Vec<String>>,
+}
+
+/// Commands that bring the table from `old` (unknown: whatever is there) to `new`.
+pub(crate) fn change(cluster: &str, old: Option<&Firewall>, new: &Firewall) -> String {
+    let old = old.filter(|old| !old.is_empty());
+    if new.is_empty() {
+        return removal(cluster);
+    }
+    let name = table_name(cluster);
+    let mut text = String::new();
+    if old.is_none() {
+        let _ = write!(text, "{}add table inet {name}\n{}", removal(cluster), base_chains(&name));
+    }
+    difference(&name, &old.map(table).unwrap_or_default(), &table(new), &mut text);
+    if old.is_none() {
+        text.push_str(&base_rules(&name));
+    }
+    text
+}
+
+/// Commands that remove the table, there or not.
+pub(crate) fn removal(cluster: &str) -> String {
+    let name = table_name(cluster);
+    format!("add table inet {name}\ndelete table inet {name}\n")
+}
+
+fn table_name(cluster: &str) -> String {
+    format!("{cluster}-policy")
+}
+
+/// Ingress comes after egress: both must agree, and to accept ends only one's own chain.
+fn base_chains(name: &str) -> String {
+    let hooks =
+        [("egress_forward", "forward", 0), ("egress_input", "input", 0), ("ingress_forward", "forward", 1)];
+    let mut text = String::new();
+    for (chain, hook, priority) in hooks {
+        let _ = writeln!(
+            text,
+            "add chain inet {name} {chain} {{ type filter hook {hook} priority {priority}; }}"
+        );
+    }
+    text
+}
+
+fn base_rules(name: &str) -> String {
+    let mut text = String::new();
+    for (chain, word, direction) in [
+        ("egress_forward", "saddr", Direction::Egress),
+        ("egress_input", "saddr", Direction::Egress),
+        ("ingress_forward", "daddr", Direction::Ingress),
+    ] {
+        let map = map_of(direction);
+        let _ = writeln!(text, "add rule inet {name} {chain} ct state established,related accept");
+        let _ = writeln!(text, "add rule inet {name} {chain} ip {word} vmap @{map}");
+    }
+    text
+}
+
+fn map_of(direction: Direction) -> String {
+    format!("{}_pods", direction.word())
+}
+
+fn table(firewall: &Firewall) -> Table {
+    let mut table = Table::default();
+    for (name, addresses) in &firewall.addresses {
+        let elements = addresses.iter().map(ToString::to_string).collect();
+        table.sets.insert(name.clone(), ("ipv4_addr", elements));
+    }
+    for (name, endpoints) in &firewall.endpoints {
+        let element = |(address, protocol, port): &(Ipv4Addr, Protocol, u16)| {
+            format!("{address} . {} . {port}", protocol.name())
+        };
+        let elements = endpoints.iter().map(element).collect();
+        table.sets.insert(name.clone(), ("ipv4_addr . inet_proto . inet_service", elements));
+    }
+    for ((direction, policy), allowed) in &firewall.policies {
+        let rules = allowed.iter().map(|allow| rule(*direction, allow)).collect();
+        table.chains.insert(policy_chain(*direction, policy), rules);
+    }
+    for direction in [Direction::Ingress, Direction::Egress] {
+        table.maps.insert(map_of(direction), ("ipv4_addr : verdict", BTreeMap::new()));
+    }
+    for ((direction, address), policies) in &firewall.pods {
+        let chain = pods_chain(*direction, policies);
+        table.chains.entry(chain.clone()).or_insert_with(|| of_all(*direction, policies));
+        if let Some((_, elements)) = table.maps.get_mut(&map_of(*direction)) {
+            elements.insert(address.to_string(), format!("goto {chain}"));
+        }
+    }
+    table
+}
+
+/// One of the policies must allow it.
+fn of_all(direction: Direction, policies: &BTreeSet<String>) -> Vec<String> {
+    let mut rules: Vec<_> =
+        policies.iter().map(|policy| format!("jump {}", policy_chain(direction, policy))).collect();
+    rules.push("counter drop".to_owned());
+    rules
+}
+
+fn policy_chain(direction: Direction, policy: &str) -> String {
+    format!("{}_policy_{}", direction.word(), short_hash(policy.as_bytes()))
+}
+
+/// Pods chosen by the same policies share a chain.
+fn pods_chain(direction: Direction, policies: &BTreeSet<String>) -> String {
+    let all = policies.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+    format!("{}_of_{}", direction.word(), short_hash(all.as_bytes()))
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    hex::encode(&sha2::Sha256::digest(bytes)[..8])
+}
+
+fn rule(direction: Direction, allow: &Allow) -> String {
+    let side = direction.remote();
+    let remote = match &allow.remote {
+        Remote::Any => String::new(),
+        Remote::Set(name) => format!("ip {side} @{name} "),
+        Remote::Block { cidr, except } => block(side, cidr, except),
+    };
+    let ports = match &allow.ports {
+        Ports::Any => String::new(),
+        Ports::Protocol(protocol) => format!("meta l4proto {} ", protocol.name()),
+        Ports::Range(protocol, first, last) if first == last => format!("{} dport {first} ", protocol.name()),
+        Ports::Range(protocol, first, last) => format!("{} dport {first}-{last} ", protocol.name()),
+        Ports::Set(name) => format!("ip daddr . meta l4proto . th dport @{name} "),
+    };
+    format!("{remote}{ports}accept")
+}
+
+fn block(side: &str, cidr: &IpNet, except: &[IpNet]) -> String {
+    let family = |net: &IpNet| if matches!(net.addr(), IpAddr::V4(_)) { "ip" } else { "ip6" };
+    let (word, cidr) = (family(cidr), cidr.trunc());
+    // A block of everything is no match to nftables, but still means one family.
+    let mut text = match (cidr.prefix_len(), word) {
+        (0, "ip") => "meta nfproto ipv4 ".to_owned(),
+        (0, _) => "meta nfproto ipv6 ".to_owned(),
+        _ => format!("{word} {side} {cidr} "),
+    };
+    for net in except.iter().filter(|net| family(net) == word) {
+        let _ = write!(text, "{word} {side} != {} ", net.trunc());
+    }
+    text
+}
+
+/// In an order in which nothing refers to what is not there: new sets and chains first, then rules and elements, removals last.
+fn difference(name: &str, old: &Table, new: &Table, text: &mut String) {
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        let _ = writeln!(text, "{words}");
+    };
+    for (set, (kind, _)) in new.sets.iter().filter(|(set, _)| !old.sets.contains_key(*set)) {
+        line(format_args!("add set inet {name} {set} {{ type {kind}; }}"));
+    }
+    for (map, (kind, _)) in new.maps.iter().filter(|(map, _)| !old.maps.contains_key(*map)) {
+        line(format_args!("add map inet {name} {map} {{ type {kind}; }}"));
+    }
+    for chain in new.chains.keys().filter(|chain| !old.chains.contains_key(*chain)) {
+        line(format_args!("add chain inet {name} {chain}"));
+    }
+    for (set, (_, elements)) in &new.sets {
+        let none = BTreeSet::new();
+        let before = old.sets.get(set).map_or(&none, |(_, elements)| elements);
+        for (verb, changed) in [("delete", before.difference(elements)), ("add", elements.difference(before))]
+        {
+            let changed: Vec<&str> = changed.map(String::as_str).collect();
+            if !changed.is_empty() {
+                line(format_args!("{verb} element inet {name} {set} {{ {} }}", changed.join(", ")));
+            }
+        }
+    }
+    for (chain, rules) in new.chains.iter().filter(|(chain, rules)| old.chains.get(*chain) != Some(rules)) {
+        if old.chains.contains_key(chain) {
+            line(format_args!("flush chain inet {name} {chain}"));
+        }
+        for rule in rules {
+            line(format_args!("add rule inet {name} {chain} {rule}"));
+        }
+    }
+    for (map, (_, elements)) in &new.maps {
+        let none = BTreeMap::new();
+        let before = old.maps.get(map).map_or(&none, |(_, elements)| elements);
+        for (key, value) in before.iter().filter(|(key, value)| elements.get(*key) != Some(value)) {
+            line(format_args!("delete element inet {name} {map} {{ {key} : {value} }}"));
+        }
+        for (key, value) in elements.iter().filter(|(key, value)| before.get(*key) != Some(value)) {
+            line(format_args!("add element inet {name} {map} {{ {key} : {value} }}"));
+        }
+    }
+    let gone: Vec<_> = old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).collect();
+    for chain in &gone {
+        line(format_args!("flush chain inet {name} {chain}"));
+    }
+    for chain in &gone {
+        line(format_args!("delete chain inet {name} {chain}"));
+    }
+    for set in old.sets.keys().filter(|set| !new.sets.contains_key(*set)) {
+        line(format_args!("delete set inet {name} {set}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 1, 0, last)
+    }
+
+    /// Pod 2 accepts the set `s_a` on TCP 80.
+    fn one_policy(members: &[u8]) -> Firewall {
+        let allow = Allow { remote: Remote::Set("s_a".into()), ports: Ports::Range(Protocol::Tcp, 80, 80) };
+        let policy = (Direction::Ingress, "ns/p".to_owned());
+        Firewall {
+            addresses: BTreeMap::from([("s_a".into(), members.iter().map(|m| address(*m)).collect())]),
+            policies: BTreeMap::from([(policy.clone(), BTreeSet::from([allow]))]),
+            pods: BTreeMap::from([((Direction::Ingress, address(2)), BTreeSet::from([policy.1]))]),
+            ..Firewall::default()
+        }
+    }
+
+    #[test]
+    fn from_nothing_the_whole_table() {
+        expect_test::expect![[r#"
+            add table inet c-policy
+            delete table inet c-policy
+            add table inet c-policy
+            add chain inet c-policy egress_forward { type filter hook forward priority 0; }
+            add chain inet c-policy egress_input { type filter hook input priority 0; }
+            add chain inet c-policy ingress_forward { type filter hook forward priority 1; }
+            add set inet c-policy s_a { type ipv4_addr; }
+            add map inet c-policy egress_pods { type ipv4_addr : verdict; }
+            add map inet c-policy ingress_pods { type ipv4_addr : verdict; }
+            add chain inet c-policy ingress_of_0f2e0b4e5c7d9a11
+            add chain inet c-policy ingress_policy_0f2e0b4e5c7d9a11
+            add element inet c-policy s_a { 10.1.0.3 }
+            add rule inet c-policy ingress_of_0f2e0b4e5c7d9a11 jump ingress_policy_0f2e0b4e5c7d9a11
+            add rule inet c-policy ingress_of_0f2e0b4e5c7d9a11 counter drop
+            add rule inet c-policy ingress_policy_0f2e0b4e5c7d9a11 ip saddr @s_a tcp dport 80 accept
+            add element inet c-policy ingress_pods { 10.1.0.2 : goto ingress_of_0f2e0b4e5c7d9a11 }
+            add rule inet c-policy egress_forward ct state established,related accept
+            add rule inet c-policy egress_forward ip saddr vmap @egress_pods
+            add rule inet c-policy egress_input ct state established,related accept
+            add rule inet c-policy egress_input ip saddr vmap @egress_pods
+            add rule inet c-policy ingress_forward ct state established,related accept
+            add rule inet c-policy ingress_forward ip daddr vmap @ingress_pods
+        "#]]
+        .assert_eq(&change("c", None, &one_policy(&[3])).replace(&short_hash(b"ns/p"), "0f2e0b4e5c7d9a11"));
+    }
+
+    #[test]
+    fn a_pod_more_is_one_element() {
+        let (before, after) = (one_policy(&[3]), one_policy(&[3, 4]));
+        assert_eq!(change("c", Some(&before), &after), "add element inet c-policy s_a { 10.1.0.4 }\n");
+        assert_eq!(change("c", Some(&after), &before), "delete element inet c-policy s_a { 10.1.0.4 }\n");
+        let mut two = before.clone();
+        two.pods.insert((Direction::Ingress, address(9)), BTreeSet::from(["ns/p".into()]));
+        let text = change("c", Some(&before), &two);
+        assert!(
+            text.starts_with("add element inet c-policy ingress_pods { 10.1.0.9 : goto")
+                && text.lines().count() == 1
+        );
+    }
+
+    #[test]
+    fn the_last_policy_takes_the_table_with_it() {
+        assert_eq!(change("c", Some(&one_policy(&[])), &Firewall::default()), removal("c"));
+    }
+
+    #[test]
+    fn rules() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let table = [
+            (Remote::Any, Ports::Any, "accept"),
+            (Remote::Any, Ports::Protocol(Protocol::Sctp), "meta l4proto sctp accept"),
+            (Remote::Set("s".into()), Ports::Range(Protocol::Udp, 5, 9), "ip daddr @s udp dport 5-9 accept"),
+            (Remote::Any, Ports::Set("n".into()), "ip daddr . meta l4proto . th dport @n accept"),
+            (
+                Remote::Block { cidr: net("10.0.0.5/8"), except: vec![net("10.1.0.0/16"), net("fd00::/8")] },
+                Ports::Any,
+                "ip daddr 10.0.0.0/8 ip daddr != 10.1.0.0/16 accept",
+            ),
+            (
+                Remote::Block { cidr: net("0.0.0.0/0"), except: vec![] },
+                Ports::Any,
+                "meta nfproto ipv4 accept",
+            ),
+            (
+                Remote::Block { cidr: net("fd00::/8"), except: vec![] },
+                Ports::Any,
+                "ip6 daddr fd00::/8 accept",
+            ),
+        ];
+        for (remote, ports, text) in table {
+            assert_eq!(rule(Direction::Egress, &Allow { remote, ports }), text);
+        }
+    }
+}
