@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use crate::build;
 use crate::kubectl::{Namespace, Output};
+use crate::machines::Machine;
 use crate::wait::eventually;
 use crate::watchdog::Watchdog;
 
@@ -30,6 +31,8 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// More than one at a time in this program.
     pub beside_others: bool,
+    /// On this machine instead of the host; its API server then listens at the machine's address.
+    pub machine: Option<Machine>,
 }
 
 /// A cluster of one's own, taken down when the test program ends.
@@ -40,6 +43,7 @@ pub struct Cluster {
     flags: Vec<String>,
     corten: PathBuf,
     kubectl: PathBuf,
+    machine: Option<Machine>,
     watchdog: Mutex<Option<Watchdog>>,
     alone: Mutex<()>,
 }
@@ -62,16 +66,24 @@ impl Cluster {
         let data_dir =
             options.data_dir.unwrap_or_else(|| std::env::temp_dir().join(format!("corten-{name}")));
         let corten = build::corten();
-        let watchdog = Watchdog::start(&corten, &name, &data_dir, !options.beside_others);
+        let machine = options.machine;
+        let watchdog = Watchdog::start(&corten, &name, &data_dir, !options.beside_others, machine.as_ref());
         let (pods, services) = addresses(pid + number * 7);
         let mut flags =
             vec!["--node-name".to_owned(), NODE.to_owned(), "--kubelet-port".to_owned(), "0".to_owned()];
-        flags.extend(["--listen".to_owned(), format!("127.0.0.1:{}", free_port())]);
+        match &machine {
+            None => flags.extend(["--listen".to_owned(), format!("127.0.0.1:{}", free_port())]),
+            Some(Machine { address, .. }) => {
+                flags.extend(["--listen".to_owned(), format!("{address}:6443")]);
+                flags.extend(["--node-ip".to_owned(), address.to_string()]);
+            }
+        }
         flags.extend(["--cluster-cidr".to_owned(), pods, "--service-cidr".to_owned(), services]);
         flags.extend(options.flags);
         let kubectl = build::kubectl();
         let watchdog = Mutex::new(Some(watchdog));
-        let cluster = Self { name, data_dir, flags, corten, kubectl, watchdog, alone: Mutex::new(()) };
+        let cluster =
+            Self { name, data_dir, flags, corten, kubectl, machine, watchdog, alone: Mutex::new(()) };
         let images = build::images();
         let mut import = vec!["import"];
         import.extend(images.iter().map(|path| path.to_str().expect("paths of the build are UTF-8")));
@@ -109,9 +121,17 @@ impl Cluster {
     /// Runs `corten SUBCOMMAND --name … --data-dir … REST`.
     pub fn corten(&self, words: &[&str]) -> Output {
         let (subcommand, rest) = words.split_first().expect("a subcommand");
-        let mut command = Command::new(&self.corten);
+        let mut command = self.command(&self.corten);
         command.args([subcommand, "--name", &self.name, "--data-dir"]).arg(&self.data_dir).args(rest);
         Output::of(command.stdin(Stdio::null()), None)
+    }
+
+    /// A program where the cluster is.
+    pub fn command(&self, program: &Path) -> Command {
+        match &self.machine {
+            Some(machine) => machine.command(program),
+            None => Command::new(program),
+        }
     }
 
     /// `corten image …`
@@ -123,7 +143,7 @@ impl Cluster {
 
     /// A kubectl that talks to this cluster as its admin.
     pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(&self.kubectl);
+        let mut command = self.command(&self.kubectl);
         command.env("KUBECONFIG", self.kubeconfig()).env_remove("KUBECTL_EXTERNAL_DIFF");
         // Caches of discovery go by server address, and addresses come again in the next run.
         command.env("KUBECACHEDIR", self.data_dir.join("kubecache")).env("LC_ALL", "C");

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::build;
+use crate::machines::Machine;
 
 /// Lock first (the one before may still be busy), say so, wait for the end of stdin, take down.
 const SCRIPT: &str = r#"
@@ -16,7 +17,7 @@ flock --timeout 120 9
 echo locked
 exec >/dev/null
 cat
-"$CORTEN" down --purge --name "$NAME" --data-dir "$DIR" >"$DIR.down.log" 2>&1 && rm -rf "$DIR" "$DIR.down.log"
+$ENTER "$CORTEN" down --purge --name "$NAME" --data-dir "$DIR" >"$DIR.down.log" 2>&1 && rm -rf "$DIR" "$DIR.down.log"
 "#;
 
 /// As long as this value lives in the test program, the cluster may live.
@@ -28,13 +29,17 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// Waits for the cluster before this one to be gone.
-    pub fn start(corten: &Path, name: &str, data_dir: &Path, alone: bool) -> Self {
+    pub fn start(corten: &Path, name: &str, data_dir: &Path, alone: bool, machine: Option<&Machine>) -> Self {
         let lock =
             build::target_dir().join(if alone { "e2e.lock".to_owned() } else { format!("e2e-{name}.lock") });
         let mut shell = Command::new("sh");
         shell
             .args(["-c", SCRIPT])
             .env("LOCK", lock)
+            .env(
+                "ENTER",
+                machine.map_or_else(String::new, |m| format!("nsenter --net=/run/netns/{}", m.netns)),
+            )
             .env("CORTEN", corten)
             .env("NAME", name)
             .env("DIR", data_dir);

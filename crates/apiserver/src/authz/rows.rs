@@ -180,6 +180,9 @@ const ROWS: &[Row] = &[
             on(&[""], &["nodes"], READ),
             on(&["discovery.k8s.io"], &["endpointslices"], &["list", "watch"]),
             on(&["networking.k8s.io"], &["servicecidrs"], &["list", "watch"]),
+            // The node's network enforces policies in the same name; upstream's network plugins have such rights, too.
+            on(&[""], &["pods", "namespaces"], &["list", "watch"]),
+            on(&["networking.k8s.io"], &["networkpolicies"], &["list", "watch"]),
         ],
     },
     Row {

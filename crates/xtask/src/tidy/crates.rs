@@ -12,7 +12,7 @@ use super::exceptions::Exceptions;
 use super::licence;
 
 /// The rooms: each uses only those before it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "corten-sys",
     "corten-api",
     "corten-streaming",
@@ -22,6 +22,7 @@ const ORDER: [&str; 15] = [
     "corten-scheduler",
     "corten-controllers",
     "corten-network",
+    "corten-netfeed",
     "corten-runtime",
     "corten-kubelet",
     "corten-proxy",

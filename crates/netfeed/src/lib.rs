@@ -1,0 +1,58 @@
+//! What the pod network of one node is told of the cluster: the other nodes, and the network policies of its pods.
+//!
+//! [`peers`] and [`plan`] are pure; around them stand two loops that wake on watches (and on links that come up) and hand the whole
+//! wanted state to [`PodNetwork`], which changes only what differs. The network itself knows no Kubernetes.
+
+mod peers;
+mod plan;
+mod policies;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use corten_client::Informer;
+use corten_network::PodNetwork;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use tokio_util::sync::CancellationToken;
+
+pub use plan::{View, plan};
+
+/// After a refusal of the kernel the same is tried again so much later.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What is watched.
+pub struct Seen {
+    /// All nodes.
+    pub nodes: Informer<Node>,
+    /// All network policies.
+    pub policies: Informer<NetworkPolicy>,
+    /// Opens the watches of all pods and all namespaces; asked for at the first network policy, because without one nobody
+    /// on a node needs to know the cluster's pods.
+    pub selected: Box<dyn FnOnce() -> (Informer<Pod>, Informer<Namespace>) + Send>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Me {
+    /// This node's name.
+    pub node: String,
+    /// Addresses of a cluster DNS that has no pods. To policies they are pods of `kube-system` with the label `k8s-app: kube-dns`, as
+    /// which people allow DNS everywhere.
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// Feeds `network` until `stop`.
+pub async fn run(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) {
+    let Seen { nodes, policies, selected } = seen;
+    let work = async {
+        tokio::join!(
+            peers::follow(&network, &nodes, &me.node),
+            policies::enforce(&network, &policies, selected, &me)
+        )
+    };
+    tokio::select! {
+        _ = work => {}
+        () = stop.cancelled() => {}
+    }
+}
