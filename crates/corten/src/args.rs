@@ -185,6 +185,21 @@ pub struct NodeArgs {
     /// Reach this registry (HOST or HOST:PORT) by plain HTTP; those on loopback always are.
     #[arg(long, value_name = "HOST", help_heading = "Node")]
     pub insecure_registry: Vec<String>,
+    /// Ways to other nodes.
+    #[command(flatten)]
+    pub pod_network: PodNetworkArgs,
+}
+
+/// How pods of different nodes reach each other.
+#[derive(Clone, Debug, Args)]
+pub struct PodNetworkArgs {
+    /// How packets travel between nodes: by routes, by VXLAN, or `auto`: by routes to neighbours and VXLAN to others.
+    #[arg(long, value_name = "auto|routes|vxlan", default_value = "auto", help_heading = "Node")]
+    pub pod_network: corten_network::Transport,
+    /// VXLAN network identifier, the same on all nodes; clusters that share machines need different ones.
+    #[arg(long, value_name = "VNI", default_value_t = corten_network::DEFAULT_VNI, help_heading = "Node",
+        value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub vxlan_id: u32,
 }
 
 impl NodeArgs {

@@ -15,6 +15,7 @@ mod node;
 mod parts;
 mod pid_file;
 mod pki;
+mod pod_network;
 mod ready;
 mod signals;
 mod token;

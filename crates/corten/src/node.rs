@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use corten_kubelet::Kubelet;
-use corten_network::{NetworkConfig, PodNetwork};
+use corten_network::PodNetwork;
 use corten_runtime::RuntimeConfig;
 use corten_runtime::image::{ImageStore, StoreConfig};
 use kube::Client;
@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{NodeArgs, Ranges};
 use crate::layout::Layout;
 use crate::parts::Parts;
+use crate::pod_network;
 
 /// A part of the node, by the name that it has towards the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `system:node:NAME`
     Kubelet,
+    /// `system:kube-proxy`: what moves the packets of pods.
+    Proxy,
 }
 
 /// How the kubelet's API shows itself (PEM), and whom it believes.
@@ -93,14 +96,14 @@ impl Node {
     }
 
     fn start_runtime(&self, parts: &mut Parts) -> Result<()> {
-        let network = PodNetwork::new(NetworkConfig {
-            cluster_name: self.cluster.clone(),
-            pod_cidr: None,
-            cluster_cidr: self.ranges.cluster_cidr,
-            state_dir: self.layout.network(),
-            mtu: None,
-        })
-        .context("pod network")?;
+        let network = pod_network::open(
+            &self.cluster,
+            &self.layout,
+            self.ranges.cluster_cidr,
+            self.ip,
+            &self.args.pod_network,
+        )?;
+        self.feed_network(network.clone(), parts);
         let images = ImageStore::open(StoreConfig {
             dir: self.layout.images(),
             insecure_registries: self.args.insecure_registry.clone(),
@@ -121,6 +124,15 @@ impl Node {
             Ok(corten_runtime::serve(config, stop.cancelled_owned()).await?)
         });
         Ok(())
+    }
+
+    fn feed_network(&self, network: PodNetwork, parts: &mut Parts) {
+        let dns = self.ranges.dns().into_iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let me = corten_netfeed::Me { node: self.name.clone(), dns: dns.collect() };
+        pod_network::feed(network, (self.clients)(Role::Proxy), me, &self.stop, parts);
     }
 }
 

@@ -1,0 +1,57 @@
+//! The node's pod network, and what feeds it from the API.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use corten_client::Informer;
+use corten_netfeed::{Me, Seen};
+use corten_network::{NetworkConfig, PodNetwork, Uplink};
+use ipnet::Ipv4Net;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::PodNetworkArgs;
+use crate::layout::Layout;
+use crate::parts::Parts;
+
+/// Opens the network of a node at `node_ip`. With an IPv6 address only, the node stays alone.
+pub fn open(
+    cluster: &str,
+    layout: &Layout,
+    cluster_cidr: Ipv4Net,
+    node_ip: IpAddr,
+    args: &PodNetworkArgs,
+) -> Result<PodNetwork> {
+    let network = PodNetwork::new(NetworkConfig {
+        cluster_name: cluster.to_owned(),
+        pod_cidr: None,
+        cluster_cidr,
+        state_dir: layout.network(),
+        mtu: None,
+    })
+    .context("pod network")?;
+    if let IpAddr::V4(node_ip) = node_ip {
+        network.join(Uplink { node_ip, transport: args.pod_network, vni: args.vxlan_id });
+    }
+    Ok(network)
+}
+
+/// Tells the network of other nodes and of network policies, which `client` may read.
+pub fn feed(network: PodNetwork, client: Client, me: Me, stop: &CancellationToken, parts: &mut Parts) {
+    let all = watcher::Config::default;
+    let (later, ends) = (client.clone(), stop.clone());
+    let seen = Seen {
+        nodes: Informer::start(Api::all(client.clone()), all(), stop.clone()),
+        policies: Informer::start(Api::all(client), all(), stop.clone()),
+        selected: Box::new(move || {
+            let pods = Informer::start(Api::all(later.clone()), all(), ends.clone());
+            (pods, Informer::start(Api::all(later), all(), ends))
+        }),
+    };
+    let stop = stop.clone();
+    parts.start("pod network", async move {
+        corten_netfeed::run(network, seen, me, stop).await;
+        Ok(())
+    });
+}
