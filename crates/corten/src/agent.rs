@@ -68,6 +68,9 @@ impl Agent {
         let kubelet = Part { file: "kubelet-client", user: &user, group: "system:nodes" };
         let kubelet = join::client_certificate(server, self.token.as_ref(), &self.layout, &kubelet).await?;
         let kubelet = server.by_certificate(&kubelet).await?;
+        let network = Part { file: "network-client", user: "system:corten-network", group: "" };
+        let network = join::client_certificate(server, self.token.as_ref(), &self.layout, &network).await?;
+        let network = server.by_certificate(&network).await?;
         let addresses = [self.ip];
         let serving =
             join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &addresses).await?;
@@ -83,6 +86,7 @@ impl Agent {
             serving: Serving { cert, key, ca: server.ca_pem().to_owned() },
             clients: Arc::new(move |role| match role {
                 Role::Kubelet => kubelet.clone(),
+                Role::Network => network.clone(),
             }),
             stop: parts.stop(),
         })

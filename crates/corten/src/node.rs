@@ -21,8 +21,8 @@ use crate::pod_network;
 pub enum Role {
     /// `system:node:NAME`
     Kubelet,
-    /// `system:kube-proxy`: what moves the packets of pods.
-    Proxy,
+    /// `system:corten-network`
+    Network,
 }
 
 /// How the kubelet's API shows itself (PEM), and whom it believes.
@@ -132,7 +132,7 @@ impl Node {
             IpAddr::V6(_) => None,
         });
         let me = corten_netfeed::Me { node: self.name.clone(), dns: dns.collect() };
-        pod_network::feed(network, (self.clients)(Role::Proxy), me, &self.stop, parts);
+        pod_network::feed(network, (self.clients)(Role::Network), me, &self.stop, parts);
     }
 }
 

@@ -141,7 +141,7 @@ impl Cluster {
             serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned() },
             clients: Arc::new(move |role| match role {
                 Role::Kubelet => client(&api, &user, &["system:nodes"]),
-                Role::Proxy => client(&api, "system:kube-proxy", &[]),
+                Role::Network => client(&api, "system:corten-network", &[]),
             }),
             stop: self.stop.clone(),
         })

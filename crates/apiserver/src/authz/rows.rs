@@ -180,8 +180,13 @@ const ROWS: &[Row] = &[
             on(&[""], &["nodes"], READ),
             on(&["discovery.k8s.io"], &["endpointslices"], &["list", "watch"]),
             on(&["networking.k8s.io"], &["servicecidrs"], &["list", "watch"]),
-            // The node's network enforces policies in the same name; upstream's network plugins have such rights, too.
-            on(&[""], &["pods", "namespaces"], &["list", "watch"]),
+        ],
+    },
+    Row {
+        // The nodes' pod network: ways to other nodes, network policies. Upstream's network plugins have such rights.
+        subject: Subject::User("system:corten-network"),
+        rules: &[
+            on(&[""], &["nodes", "pods", "namespaces"], &["list", "watch"]),
             on(&["networking.k8s.io"], &["networkpolicies"], &["list", "watch"]),
         ],
     },
