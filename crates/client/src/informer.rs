@@ -91,6 +91,16 @@ enum FirstList {
     Never,
 }
 
+impl<K> Default for Shared<K> {
+    fn default() -> Self {
+        Shared {
+            objects: RwLock::default(),
+            handlers: RwLock::default(),
+            first_list: watch::Sender::new(FirstList::Awaited),
+        }
+    }
+}
+
 /// A handle to the cache of one kind. Clones share it.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
@@ -123,13 +133,23 @@ where
 
     /// Without a watch behind it: tests feed it with [`Informer::apply`] and [`Informer::delete`].
     pub fn detached() -> Self {
-        Informer {
-            shared: Arc::new(Shared {
-                objects: RwLock::default(),
-                handlers: RwLock::default(),
-                first_list: watch::Sender::new(FirstList::Awaited),
-            }),
-        }
+        Informer { shared: Arc::default() }
+    }
+
+    /// The objects that `wanted` chooses: a cache of its own over the same objects in memory, told by this one. An object that
+    /// is no longer chosen counts as deleted.
+    pub fn narrowed(&self, wanted: impl Fn(&K) -> bool + Send + Sync + 'static) -> Self {
+        let part = Informer {
+            shared: Arc::new(Shared { first_list: self.shared.first_list.clone(), ..Shared::default() }),
+        };
+        let told = part.clone();
+        self.on_change(move |change| match change {
+            Change::Added(object) | Change::Updated { new: object, .. } if wanted(object) => {
+                told.put(object.clone())
+            }
+            gone => told.delete(&Key::of(&**gone.object())),
+        });
+        part
     }
 
     async fn run(&self, api: Api<K>, config: watcher::Config) {
@@ -172,9 +192,14 @@ where
         });
     }
 
-    /// Puts an object into the cache and tells the handlers.
-    pub fn apply(&self, object: K) {
-        let new = Arc::new(object);
+    /// Puts an object into the cache and tells the handlers. Who owns which field of it is forgotten: no component asks, and it is
+    /// a good part of an object's memory.
+    pub fn apply(&self, mut object: K) {
+        object.meta_mut().managed_fields = None;
+        self.put(Arc::new(object));
+    }
+
+    fn put(&self, new: Arc<K>) {
         let old = write(&self.shared.objects).insert(Key::of(&*new), new.clone());
         match old {
             None => self.tell(&Change::Added(new)),
@@ -311,6 +336,25 @@ mod tests {
         informer.mark_synced();
         informer.ended();
         assert!(informer.synced().await);
+    }
+
+    #[test]
+    fn a_narrowed_informer_has_what_is_wanted_only() {
+        let all = Informer::<ConfigMap>::detached();
+        all.apply(config_map("a", "1"));
+        let part = all.narrowed(|object| object.data.is_none());
+        let names = || part.list().iter().map(|object| object.name_any()).collect::<Vec<_>>();
+        assert_eq!(names(), ["a"]);
+        all.apply(config_map("b", "2"));
+        assert_eq!(names(), ["a", "b"]);
+        let mut unwanted = config_map("a", "3");
+        unwanted.data = Some(BTreeMap::default());
+        all.apply(unwanted);
+        assert_eq!(names(), ["b"]);
+        all.delete(&Key::new("ns", "b"));
+        assert!(names().is_empty() && !part.has_synced());
+        all.mark_synced();
+        assert!(part.has_synced());
     }
 
     #[test]

@@ -5,12 +5,14 @@ pub mod connect;
 pub mod election;
 pub mod events;
 pub mod informer;
+pub mod informers;
 pub mod queue;
 pub mod selector;
 
 pub use connect::{in_process, over_https};
 pub use events::Recorder;
 pub use informer::{Change, Informer, Key};
+pub use informers::Informers;
 pub use queue::WorkQueue;
 
 /// The typed objects and the client that every component uses, re-exported so that one version is in the house.

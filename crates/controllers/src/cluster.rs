@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Informer, Recorder};
+use corten_client::{Informer, Informers, Recorder};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
@@ -11,8 +11,7 @@ use k8s_openapi::api::core::v1::{
     Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::gc::Census;
@@ -68,13 +67,10 @@ macro_rules! informers {
         }
 
         impl Cluster {
-            /// Starts the informers.
-            pub fn start(client: Client, config: Config, stop: CancellationToken) -> Arc<Self> {
+            /// Opens the informers.
+            pub fn start(client: Client, informers: &Informers, config: Config, stop: CancellationToken) -> Arc<Self> {
                 Arc::new(Cluster {
-                    $($name: {
-                        let config = watcher::Config::default()$(.fields($fields))?;
-                        Informer::start(Api::all(client.clone()), config, stop.clone())
-                    },)*
+                    $($name: informers.only(concat!($($fields)?)),)*
                     client,
                     config,
                     stop,

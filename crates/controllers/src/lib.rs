@@ -29,12 +29,13 @@ pub mod shell;
 
 pub use cluster::{Cluster, Config};
 
+use corten_client::Informers;
 use corten_client::kube::Client;
 use tokio_util::sync::CancellationToken;
 
-/// Runs all controllers until `stop`.
-pub async fn run(client: Client, config: Config, stop: CancellationToken) {
-    let cluster = Cluster::start(client, config, stop);
+/// Runs all controllers until `stop`. Writes go through `client`, what is seen comes from the process's informers.
+pub async fn run(client: Client, informers: Informers, config: Config, stop: CancellationToken) {
+    let cluster = Cluster::start(client, &informers, config, stop);
     if !cluster.synced().await {
         return;
     }

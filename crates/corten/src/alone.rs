@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use corten_client::Informers;
 use corten_client::election::{Candidate, Timing};
 use kube::Client;
 use kube::config::Kubeconfig;
@@ -25,7 +26,7 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
         let stop = parts.stop();
         parts.start("scheduler", async move {
             elected(client.clone(), "kube-scheduler", &args.election, stop, |stop| {
-                corten_scheduler::run(client, config, stop)
+                corten_scheduler::run(client.clone(), Informers::new(client, stop.clone()), config, stop)
             })
             .await
         });
@@ -49,7 +50,7 @@ pub async fn controllers(args: ControllerArgs) -> Result<()> {
         let stop = parts.stop();
         parts.start("controllers", async move {
             elected(client.clone(), "kube-controller-manager", &args.election, stop, |stop| {
-                corten_controllers::run(client, config, stop)
+                corten_controllers::run(client.clone(), Informers::new(client, stop.clone()), config, stop)
             })
             .await
         });

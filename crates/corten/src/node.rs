@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use corten_client::Informers;
 use corten_kubelet::Kubelet;
 use corten_network::PodNetwork;
 use corten_runtime::RuntimeConfig;
@@ -49,6 +50,8 @@ pub struct Node {
     pub ip: IpAddr,
     /// Addresses and domain of the cluster.
     pub ranges: Ranges,
+    /// What this process sees of the cluster, where the control plane runs in it, too.
+    pub informers: Option<Informers>,
     /// The kubelet's certificate.
     pub serving: Serving,
     /// Gives each part its client.
@@ -79,6 +82,7 @@ impl Node {
         let client = (self.clients)(Role::Kubelet);
         let mut config =
             corten_kubelet::Config::new(&self.name, client, &self.cri_endpoint(), self.layout.node());
+        config.informers.clone_from(&self.informers);
         config.node_ips = vec![self.ip];
         config.port = self.args.kubelet_port;
         config.serving_cert = Some(self.serving.cert.clone().into_bytes());

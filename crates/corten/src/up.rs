@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use corten_apiserver::{ApiServer, User};
-use corten_client::in_process;
+use corten_client::{Informers, in_process};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::net::TcpListener;
@@ -76,8 +76,9 @@ impl Cluster {
         let address = listener.local_addr()?;
         let api = self.api_server(address)?;
         // The kubelet has its port before anybody can ask the API server for a log.
+        let informers = self.informers(&api);
         let node = match with {
-            With::Node(args) => Some(self.node(args, &api)?.prepare().await?),
+            With::Node(args) => Some(self.node(args, &api, &informers)?.prepare().await?),
             _ => None,
         };
         self.write_kubeconfigs(address)?;
@@ -87,7 +88,7 @@ impl Cluster {
         self.say(format_args!("API server ready at https://{address}"));
         self.publish_layout(&api).await?;
         if !matches!(with, With::Nothing) {
-            self.start_control_plane(&api, parts)?;
+            self.start_control_plane(&api, &informers, parts)?;
         }
         match node {
             Some(node) => {
@@ -104,28 +105,36 @@ impl Cluster {
         let _ = writeln!(std::io::stdout(), "[{:>5} ms] {what}", self.started.elapsed().as_millis());
     }
 
-    fn start_control_plane(&self, api: &ApiServer, parts: &mut Parts) -> Result<()> {
+    /// What all parts in this process see of the cluster. The controllers may see everything that the others may, so it is theirs;
+    /// each part writes in its own name.
+    fn informers(&self, api: &ApiServer) -> Informers {
+        Informers::new(client(api, "system:kube-controller-manager", &[]), self.stop.clone())
+    }
+
+    fn start_control_plane(&self, api: &ApiServer, informers: &Informers, parts: &mut Parts) -> Result<()> {
         let (scheduler, stop) = (client(api, "system:kube-scheduler", &[]), self.stop.clone());
+        let seen = informers.clone();
         parts.start("scheduler", async move {
-            corten_scheduler::run(scheduler, corten_scheduler::Config::default(), stop).await;
+            corten_scheduler::run(scheduler, seen, corten_scheduler::Config::default(), stop).await;
             Ok(())
         });
         let (controllers, stop) = (client(api, "system:kube-controller-manager", &[]), self.stop.clone());
         let config = corten_controllers::Config {
             cluster_cidr: self.args.ranges.cluster_cidr.to_string(),
             root_ca: self.pki.ca_pem().to_owned(),
-            load_balancer_pool: self.args.load_balancer_pool.clone(),
+            load_balancer_pool: self.args.ranges.load_balancer_pool.clone(),
             signing_ca: Some(self.pki.ca()?),
             ..corten_controllers::Config::default()
         };
+        let seen = informers.clone();
         parts.start("controllers", async move {
-            corten_controllers::run(controllers, config, stop).await;
+            corten_controllers::run(controllers, seen, config, stop).await;
             Ok(())
         });
         Ok(())
     }
 
-    fn node(&self, args: &NodeArgs, api: &ApiServer) -> Result<Node> {
+    fn node(&self, args: &NodeArgs, api: &ApiServer, informers: &Informers) -> Result<Node> {
         let user = format!("system:node:{}", self.node_name);
         let names = [self.node_name.clone(), "localhost".to_owned()];
         let addresses = [IpAddr::from([127, 0, 0, 1]), self.node_ip];
@@ -138,6 +147,7 @@ impl Cluster {
             name: self.node_name.clone(),
             ip: self.node_ip,
             ranges: self.args.ranges.clone(),
+            informers: Some(informers.clone()),
             serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned() },
             clients: Arc::new(move |role| match role {
                 Role::Kubelet => client(&api, &user, &["system:nodes"]),

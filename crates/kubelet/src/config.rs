@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use corten_client::Informers;
 use k8s_openapi::api::core::v1::Taint;
 
 /// Settings of a kubelet. [`Config::new`] fills in upstream's defaults.
@@ -14,6 +15,8 @@ pub struct Config {
     pub node_name: String,
     /// Client with the identity `system:node:NAME`.
     pub client: kube::Client,
+    /// The informers of this process, when others in it see all pods and services, too. A kubelet alone watches its own pods only.
+    pub informers: Option<Informers>,
     /// CRI endpoint: `unix:///path` or a path.
     pub cri_endpoint: String,
     /// The node's data directory (`…/node`): `pods/` and `logs/` are below it.
@@ -82,6 +85,7 @@ impl Config {
         Self {
             node_name: node_name.to_owned(),
             client,
+            informers: None,
             cri_endpoint: cri_endpoint.to_owned(),
             data_dir,
             static_pods: None,

@@ -1,5 +1,6 @@
 //! Putting a kubelet together and running it.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use corten_sys::mounts::HostMounts;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::api::Api;
 use kube::runtime::watcher;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -71,7 +73,6 @@ impl Kubelet {
             uids.iter().for_each(|uid| of_objects.refresh(uid));
         });
         let client = config.client.clone();
-        let this_node = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
         let listen = SocketAddr::new(config.listen, config.port);
         let node_ips = match config.node_ips.as_slice() {
             [] => vec![own_address().to_string()],
@@ -80,12 +81,8 @@ impl Kubelet {
         let host = Arc::new(Host {
             events: Recorder::new(client.clone(), "kubelet", &config.node_name),
             objects: ObjectCache::new(client.clone(), notify),
-            services: Informer::start(
-                Api::<Service>::all(client.clone()),
-                watcher::Config::default(),
-                stop.clone(),
-            ),
-            node: Informer::start(Api::<Node>::all(client), this_node, stop.clone()),
+            services: all_services(&config, &stop),
+            node: this_node(&config, &stop),
             cgroups: pod_cgroups(&config)?,
             mounts: Arc::new(HostMounts),
             puller: Puller::new(cri.clone(), config.parallel_pulls),
@@ -133,7 +130,7 @@ impl Kubelet {
         }
         wait_for_runtime(&host).await;
         let mut reporter = Reporter::new(host.clone(), self.port);
-        let pods = watch_pods(&host);
+        let pods = pods_here(&host);
         let node = reporter.register().await;
         tokio::spawn(lease::run(host.clone(), node));
         tokio::spawn(reporter.run());
@@ -164,9 +161,43 @@ fn pod_cgroups(config: &Config) -> Result<PodCgroups, Error> {
     Ok(PodCgroups::new(root, Some(kernel))?)
 }
 
-fn watch_pods(host: &Host) -> Informer<Pod> {
-    let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", host.config.node_name));
-    Informer::start(Api::<Pod>::all(host.config.client.clone()), mine, host.stop.clone())
+fn all_services(config: &Config, stop: &CancellationToken) -> Informer<Service> {
+    match &config.informers {
+        Some(shared) => shared.get(),
+        None => Informer::start(Api::all(config.client.clone()), watcher::Config::default(), stop.clone()),
+    }
+}
+
+fn this_node(config: &Config, stop: &CancellationToken) -> Informer<Node> {
+    let name = config.node_name.clone();
+    let field = format!("metadata.name={name}");
+    ours(config, stop, &field, move |node: &Node| node.metadata.name.as_ref() == Some(&name))
+}
+
+fn pods_here(host: &Host) -> Informer<Pod> {
+    let name = host.config.node_name.clone();
+    let field = format!("spec.nodeName={name}");
+    let here = move |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref() == Some(&name));
+    ours(&host.config, &host.stop, &field, here)
+}
+
+/// The objects that concern this node: a part of what the process sees, or a watch narrowed by the field selector.
+fn ours<K>(
+    config: &Config,
+    stop: &CancellationToken,
+    field: &str,
+    wanted: impl Fn(&K) -> bool + Send + Sync + 'static,
+) -> Informer<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    match &config.informers {
+        Some(shared) => shared.get::<K>().narrowed(wanted),
+        None => {
+            let narrow = watcher::Config::default().fields(field);
+            Informer::start(Api::all(config.client.clone()), narrow, stop.clone())
+        }
+    }
 }
 
 async fn wait_for_runtime(host: &Host) {

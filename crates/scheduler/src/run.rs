@@ -2,13 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use corten_client::{Change, Informer, Key, Recorder};
+use corten_client::{Change, Informer, Informers, Key, Recorder};
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::watcher;
 use kube::{Api, Client};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -54,13 +53,12 @@ struct Scheduler {
     bindings: Arc<Semaphore>,
 }
 
-/// Schedules until `stop`.
-pub async fn run(client: Client, config: Config, stop: CancellationToken) {
-    let watch = watcher::Config::default;
-    let pods = Informer::<Pod>::start(Api::all(client.clone()), watch(), stop.clone());
-    let nodes = Informer::<Node>::start(Api::all(client.clone()), watch(), stop.clone());
-    let namespaces = Informer::<Namespace>::start(Api::all(client.clone()), watch(), stop.clone());
-    let budgets = Informer::<PodDisruptionBudget>::start(Api::all(client.clone()), watch(), stop.clone());
+/// Schedules until `stop`. Writes go through `client`, what is seen comes from the process's informers.
+pub async fn run(client: Client, informers: Informers, config: Config, stop: CancellationToken) {
+    let pods = informers.get::<Pod>();
+    let nodes = informers.get::<Node>();
+    let namespaces = informers.get::<Namespace>();
+    let budgets = informers.get::<PodDisruptionBudget>();
     let scheduler = Arc::new(Scheduler {
         recorder: Recorder::new(client.clone(), &config.name, ""),
         client,
