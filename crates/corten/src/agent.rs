@@ -83,6 +83,7 @@ impl Agent {
             name: self.name.clone(),
             ip: self.ip,
             ranges,
+            informers: None,
             serving: Serving { cert, key, ca: server.ca_pem().to_owned() },
             clients: Arc::new(move |role| match role {
                 Role::Kubelet => kubelet.clone(),

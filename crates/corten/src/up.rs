@@ -122,7 +122,7 @@ impl Cluster {
         let config = corten_controllers::Config {
             cluster_cidr: self.args.ranges.cluster_cidr.to_string(),
             root_ca: self.pki.ca_pem().to_owned(),
-            load_balancer_pool: self.args.ranges.load_balancer_pool.clone(),
+            load_balancer_pool: self.args.load_balancer_pool.clone(),
             signing_ca: Some(self.pki.ca()?),
             ..corten_controllers::Config::default()
         };
