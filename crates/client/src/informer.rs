@@ -160,10 +160,10 @@ where
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(object)) => {
                     listed.insert(Key::of(&object));
-                    self.apply(slim(object));
+                    self.apply(object);
                 }
                 Ok(Event::InitDone) => self.finish_list(&listed),
-                Ok(Event::Apply(object)) => self.apply(slim(object)),
+                Ok(Event::Apply(object)) => self.apply(object),
                 Ok(Event::Delete(object)) => self.delete(&Key::of(&object)),
                 Err(error) => {
                     tracing::debug!(kind = %K::kind(&K::DynamicType::default()), %error, "watch broke, retrying")
@@ -192,8 +192,8 @@ where
         });
     }
 
-    /// Puts an object into the cache and tells the handlers. Who owns which field of it is forgotten: no component asks, and it is
-    /// a good part of an object's memory.
+    /// Puts an object into the cache and tells the handlers. `managedFields` are dropped: no component
+    /// reads them, and they are half of a pod's memory; an update that has none keeps those of the stored object.
     pub fn apply(&self, mut object: K) {
         object.meta_mut().managed_fields = None;
         self.put(Arc::new(object));
@@ -268,13 +268,6 @@ where
     pub fn mark_synced(&self) {
         self.shared.first_list.send_replace(FirstList::Arrived);
     }
-}
-
-/// Without `managedFields`, which no component reads and which are half of a pod's memory. An update that has none keeps those of
-/// the stored object.
-fn slim<K: Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }
 
 // A handler that panicked leaves the map whole: changes are single inserts and removes.
