@@ -1,5 +1,6 @@
 //! `corten agent`: a node that joins the cluster of a server elsewhere.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -53,7 +54,7 @@ impl Agent {
         parts.start("progress", async move {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = ready::node_is_ready(client, &name, started_at, &stop) => {}
+                () = ready::node_says_ready(client, &name, started_at, &stop) => {}
             }
             say(started, format_args!("node {name} is Ready"));
             stop.cancelled().await;
@@ -64,16 +65,17 @@ impl Agent {
 
     /// Gets what the node's parts need to be believed, and how the cluster is laid out.
     async fn join(&self, server: &Server, parts: &Parts) -> Result<Node> {
-        let user = format!("system:node:{}", self.name);
-        let kubelet = Part { file: "kubelet-client", user: &user, group: "system:nodes" };
-        let kubelet = join::client_certificate(server, self.token.as_ref(), &self.layout, &kubelet).await?;
-        let kubelet = server.by_certificate(&kubelet).await?;
-        let network = Part { file: "network-client", user: "system:corten-network", group: "" };
-        let network = join::client_certificate(server, self.token.as_ref(), &self.layout, &network).await?;
-        let network = server.by_certificate(&network).await?;
-        let addresses = [self.ip];
+        let mut clients = HashMap::new();
+        for role in Role::ALL {
+            let (user, group) = role.identity(&self.name);
+            let part = Part { file: role.file(), user: &user, group };
+            let keys = join::client_certificate(server, self.token.as_ref(), &self.layout, &part).await?;
+            clients.insert(role, server.by_certificate(&keys).await?);
+        }
+        let kubelet = clients[&Role::Kubelet].clone();
+        let (user, _) = Role::Kubelet.identity(&self.name);
         let serving =
-            join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &addresses).await?;
+            join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &[self.ip]).await?;
         let (cert, key) = serving.pair().read()?;
         let ranges = join::ranges(&kubelet, &self.layout).await?;
         Ok(Node {
@@ -85,10 +87,7 @@ impl Agent {
             ranges,
             informers: None,
             serving: Serving { cert, key, ca: server.ca_pem().to_owned() },
-            clients: Arc::new(move |role| match role {
-                Role::Kubelet => kubelet.clone(),
-                Role::Network => network.clone(),
-            }),
+            clients: Arc::new(move |role| clients[&role].clone()),
             stop: parts.stop(),
         })
     }

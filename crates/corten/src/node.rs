@@ -18,12 +18,41 @@ use crate::parts::Parts;
 use crate::pod_network;
 
 /// A part of the node, by the name that it has towards the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// `system:node:NAME`
     Kubelet,
+    /// `system:kube-proxy`: what moves the packets of pods.
+    Proxy,
+    /// `system:kube-dns`
+    Dns,
     /// `system:corten-network`
     Network,
+}
+
+impl Role {
+    /// All parts, the kubelet first.
+    pub const ALL: [Role; 4] = [Role::Kubelet, Role::Proxy, Role::Dns, Role::Network];
+
+    /// User name and group (`""` for none) on the node of that name.
+    pub fn identity(self, node: &str) -> (String, &'static str) {
+        match self {
+            Role::Kubelet => (format!("system:node:{node}"), "system:nodes"),
+            Role::Proxy => ("system:kube-proxy".to_owned(), ""),
+            Role::Dns => ("system:kube-dns".to_owned(), ""),
+            Role::Network => ("system:corten-network".to_owned(), ""),
+        }
+    }
+
+    /// File of its certificate, without ending.
+    pub fn file(self) -> &'static str {
+        match self {
+            Role::Kubelet => "kubelet-client",
+            Role::Proxy => "proxy-client",
+            Role::Dns => "dns-client",
+            Role::Network => "network-client",
+        }
+    }
 }
 
 /// How the kubelet's API shows itself (PEM), and whom it believes.

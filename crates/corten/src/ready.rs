@@ -25,6 +25,12 @@ pub async fn node_is_ready(client: Client, name: &str, since: Timestamp, stop: &
     seen(Api::<Node>::all(client), only, stop, is_ready).await;
 }
 
+/// The same for the node itself, which may not watch leases: Ready must have been said in this life, to the second.
+pub async fn node_says_ready(client: Client, name: &str, since: Timestamp, stop: &CancellationToken) {
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    seen(Api::<Node>::all(client), only, stop, |node| was_ready(node, since.as_second())).await;
+}
+
 /// Waits until one of the objects is as wanted.
 async fn seen<K>(api: Api<K>, only: watcher::Config, stop: &CancellationToken, wanted: impl Fn(&K) -> bool)
 where
@@ -47,8 +53,17 @@ fn is_renewed(lease: &Lease, since: Timestamp) -> bool {
 }
 
 fn is_ready(node: &Node) -> bool {
+    was_ready(node, i64::MIN)
+}
+
+/// Was the node Ready when its kubelet spoke last, in this second or later?
+fn was_ready(node: &Node, second: i64) -> bool {
     let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    let spoke = |at: Option<i64>| second == i64::MIN || at.is_some_and(|at| at >= second);
+    conditions.into_iter().any(|c| {
+        let at = c.last_heartbeat_time.as_ref().map(|at| at.0.as_second());
+        c.type_ == "Ready" && c.status == "True" && spoke(at)
+    })
 }
 
 #[cfg(test)]

@@ -135,11 +135,11 @@ impl Cluster {
     }
 
     fn node(&self, args: &NodeArgs, api: &ApiServer, informers: &Informers) -> Result<Node> {
-        let user = format!("system:node:{}", self.node_name);
+        let (user, _) = Role::Kubelet.identity(&self.node_name);
         let names = [self.node_name.clone(), "localhost".to_owned()];
         let addresses = [IpAddr::from([127, 0, 0, 1]), self.node_ip];
         let (cert, key) = self.pki.server("kubelet", &user, &names, &addresses)?.read()?;
-        let api = api.clone();
+        let (api, name) = (api.clone(), self.node_name.clone());
         Ok(Node {
             cluster: self.args.cluster.name.clone(),
             layout: self.layout.clone(),
@@ -149,9 +149,9 @@ impl Cluster {
             ranges: self.args.ranges.clone(),
             informers: Some(informers.clone()),
             serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned() },
-            clients: Arc::new(move |role| match role {
-                Role::Kubelet => client(&api, &user, &["system:nodes"]),
-                Role::Network => client(&api, "system:corten-network", &[]),
+            clients: Arc::new(move |role| {
+                let (user, group) = role.identity(&name);
+                client(&api, &user, Some(group).filter(|group| !group.is_empty()).as_slice())
             }),
             stop: self.stop.clone(),
         })
