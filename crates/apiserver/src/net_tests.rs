@@ -252,6 +252,25 @@ async fn logs_come_from_the_kubelet() {
     assert_eq!(net.get(&format!("{POD}/log?container=c&tailLines=-1")).await.0, 422);
     let (code, path) = net.get("/api/v1/nodes/n/proxy/stats/summary?x=1").await;
     assert_eq!((code, path.as_str()), (200, "/stats/summary?x=1"));
+    let bare = Request::builder().uri("/api/v1/nodes/n/proxy?a=b").header("host", "x").body(empty()).unwrap();
+    let moved = net.ask(net.admin(), bare).await;
+    assert_eq!(
+        (moved.status().as_u16(), &moved.headers()["location"]),
+        (301, &"/api/v1/nodes/n/proxy/?a=b".parse().unwrap())
+    );
+    assert_eq!(net.get("/api/v1/namespaces/default/services/kubernetes:81/proxy/").await.0, 503);
+    let none = net
+        .server
+        .ask(
+            "POST",
+            "/api/v1/namespaces/default/services",
+            r#"{"metadata":{"name":"s"},"spec":{"ports":[{"port":80}]}}"#,
+        )
+        .await;
+    assert_eq!(none.code, 201, "{}", none.text);
+    let (code, text) = net.get("/api/v1/namespaces/default/services/s/proxy/").await;
+    assert_eq!(code, 503);
+    assert!(text.contains(r#"no endpoints available for service \"s\""#), "{text}");
     assert_eq!(net.get("/api/v1/nodes/none/proxy/x").await.0, 404);
 }
 

@@ -912,3 +912,60 @@ async fn the_server_writes_down_who_asks_for_a_certificate() {
     let again = server.ask("PUT", &format!("{path}/a"), made.to_string()).await;
     assert_eq!(again.json()["spec"]["username"], "system:bootstrap:abcdef", "{}", again.text);
 }
+
+#[tokio::test]
+async fn limit_ranges_and_quotas() {
+    let server = server_with_account().await;
+    let core = "/api/v1/namespaces/default";
+    let range = r#"{"metadata":{"name":"r"},"spec":{"limits":[{"type":"Container","default":{"cpu":"200m"},"defaultRequest":{"cpu":"100m"},"max":{"cpu":"1"}}]}}"#;
+    assert_eq!(server.ask("POST", &format!("{core}/limitranges"), range).await.code, 201);
+    let quota =
+        r#"{"metadata":{"name":"q"},"spec":{"hard":{"pods":"2","requests.cpu":"250m","configmaps":"1"}}}"#;
+    assert_eq!(server.ask("POST", &format!("{core}/resourcequotas"), quota).await.code, 201);
+    let pod = |name: &str, cpu: &str| {
+        POD.replace(r#""name":"a""#, &format!(r#""name":"{name}""#))
+            .replace(r#""image":"busybox""#, &format!(r#""image":"busybox"{cpu}"#))
+    };
+    let made = server.ask("POST", PODS, pod("a", "")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let made = made.json();
+    assert_eq!(made["spec"]["containers"][0]["resources"]["requests"]["cpu"], "100m");
+    assert_eq!(
+        made["metadata"]["annotations"]["kubernetes.io/limit-ranger"],
+        "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+    );
+    let large = server.ask("POST", PODS, pod("b", r#","resources":{"limits":{"cpu":"2"}}"#)).await.json();
+    assert_eq!(
+        large["message"],
+        "pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2"
+    );
+    let dry = server.ask("POST", &format!("{PODS}?dryRun=All"), pod("b", "")).await;
+    assert_eq!(dry.code, 201, "{}", dry.text);
+    assert_eq!(server.ask("POST", PODS, pod("b", "")).await.code, 201);
+    let third = server.ask("POST", PODS, pod("d", "")).await;
+    assert_eq!(
+        (third.code, third.json()["message"].as_str().unwrap()),
+        (
+            403,
+            "pods \"d\" is forbidden: exceeded quota: q, requested: pods=1,requests.cpu=100m, used: \
+             pods=2,requests.cpu=200m, limited: pods=2,requests.cpu=250m"
+        )
+    );
+    let found = server.ask("GET", &format!("{core}/resourcequotas/q"), "").await.json();
+    assert_eq!(found["status"]["used"]["requests.cpu"], "200m", "{found}");
+    assert_eq!(found["status"]["hard"]["pods"], "2");
+
+    // Many at once get no more than there is.
+    let makes = (0..6).map(|i| server.ask("POST", MAPS, map(&format!("m{i}"), "1")));
+    let codes: Vec<u16> = futures::future::join_all(makes).await.into_iter().map(|a| a.code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 201).count(), 1, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == 403).count(), 5, "{codes:?}");
+
+    let strict = r#"{"metadata":{"name":"s"},"spec":{"hard":{"limits.memory":"1Gi"}}}"#;
+    server.ask("POST", &format!("{core}/resourcequotas"), strict).await;
+    let unsaid = server.ask("POST", PODS, pod("e", "")).await.json();
+    assert!(
+        unsaid["message"].as_str().unwrap().contains("failed quota: s: must specify limits.memory for: c"),
+        "{unsaid}"
+    );
+}

@@ -6,26 +6,6 @@ use crate::kind::Hooks;
 use crate::rules;
 use crate::{Object, Value};
 
-const RBAC: &str = "rbac.authorization.k8s.io";
-
-/// Role bindings: references without a group mean RBAC's own.
-pub(super) const ROLE_BINDING: Hooks = Hooks {
-    default: Some(|binding| {
-        if let Some(role) = at_mut(binding, &["roleRef"]) {
-            set_empty(role, "apiGroup", RBAC);
-        }
-        for subject in items_mut(binding, "subjects") {
-            if matches!(text(subject, "kind"), "User" | "Group") {
-                set_empty(subject, "apiGroup", RBAC);
-            }
-        }
-    }),
-    ..ROLE
-};
-
-/// Roles may be called anything that fits a path: `system:node`.
-pub(super) const ROLE: Hooks = Hooks { name_rule: Some(rules::path_segment), ..NO_HOOKS };
-
 pub(super) const CSI_DRIVER: Hooks = Hooks {
     default: Some(|driver| {
         driver.object_at_mut(&["spec"]);
@@ -42,29 +22,11 @@ pub(super) const CSI_DRIVER: Hooks = Hooks {
     ..NO_HOOKS
 };
 
-fn webhook(hook: &mut Value, mutating: bool) {
-    set_missing(hook, "failurePolicy", Value::str("Fail"));
-    match_resources(hook);
-    set_missing(hook, "timeoutSeconds", 10);
-    if mutating {
-        set_missing(hook, "reinvocationPolicy", Value::str("Never"));
-    }
-    items_mut(hook, "rules").for_each(|rule| set_missing(rule, "scope", Value::str("*")));
-    if let Some(service) = at_mut(hook, &["clientConfig", "service"]) {
-        set_missing(service, "port", 443);
-    }
-}
-
 fn match_resources(of: &mut Value) {
     set_missing(of, "matchPolicy", Value::str("Equivalent"));
     set_missing(of, "namespaceSelector", Object::default());
     set_missing(of, "objectSelector", Object::default());
 }
-
-pub(super) const MUTATING_WEBHOOK: Hooks =
-    Hooks { default: Some(|c| items_mut(c, "webhooks").for_each(|hook| webhook(hook, true))), ..NO_HOOKS };
-pub(super) const VALIDATING_WEBHOOK: Hooks =
-    Hooks { default: Some(|c| items_mut(c, "webhooks").for_each(|hook| webhook(hook, false))), ..NO_HOOKS };
 
 fn constraints(of: &mut Value) {
     match_resources(of);
@@ -121,30 +83,6 @@ pub(super) const PRIORITY_LEVEL: Hooks = Hooks {
     ..NO_HOOKS
 };
 
-pub(super) const CUSTOM_RESOURCE_DEFINITION: Hooks = Hooks { default: Some(default_crd), ..NO_HOOKS };
-
-fn default_crd(crd: &mut Value) {
-    crd.object_at_mut(&["spec", "names"]);
-    let kind = crd.str_at(&["spec", "names", "kind"]).to_owned();
-    if let Some(names) = at_mut(crd, &["spec", "names"]) {
-        if text(names, "singular").is_empty() && !kind.is_empty() {
-            names.object_at_mut(&[]).set("singular", kind.to_lowercase());
-        }
-        if text(names, "listKind").is_empty() && !kind.is_empty() {
-            names.object_at_mut(&[]).set("listKind", format!("{kind}List"));
-        }
-    }
-    if crd.at(&["spec", "conversion"]).is_none_or(Value::is_null) {
-        crd.object_at_mut(&["spec", "conversion"]).set("strategy", Value::str("None"));
-    }
-    let versions = crd.items_at(&["spec", "versions"]);
-    let stored = versions.iter().find(|v| v.get("storage").and_then(Value::as_bool) == Some(true));
-    let stored = stored.map(|v| text(v, "name").to_owned());
-    if let Some(name) = stored.filter(|_| crd.items_at(&["status", "storedVersions"]).is_empty()) {
-        crd.object_at_mut(&["status"]).set("storedVersions", vec![Value::from(name)]);
-    }
-}
-
 pub(super) const API_SERVICE: Hooks = Hooks {
     default: Some(|service| {
         if let Some(reference) = at_mut(service, &["spec", "service"]) {
@@ -194,31 +132,23 @@ pub(super) const PATH_NAMED: Hooks = Hooks { name_rule: Some(rules::path_segment
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::kinds::testing::{defaulted, tree};
 
     #[test]
     fn defaults() {
         let cases = [
             (
-                RBAC,
-                "ClusterRoleBinding",
-                "{roleRef: {kind: ClusterRole, name: r}, subjects: [{kind: User, name: u}, {kind: ServiceAccount, name: s}]}",
-                "{roleRef: {kind: ClusterRole, name: r, apiGroup: rbac.authorization.k8s.io}, subjects: [{kind: User, \
-                 name: u, apiGroup: rbac.authorization.k8s.io}, {kind: ServiceAccount, name: s}]}",
+                "storage.k8s.io",
+                "CSIDriver",
+                "{spec: {attachRequired: false}}",
+                "{spec: {attachRequired: false, podInfoOnMount: false, storageCapacity: false, requiresRepublish: false, \
+                 seLinuxMount: false, fsGroupPolicy: ReadWriteOnceWithFSType, volumeLifecycleModes: [Persistent]}}",
             ),
             (
-                "networking.k8s.io",
-                "NetworkPolicy",
-                "{spec: {egress: [{ports: [{port: 53}]}]}}",
-                "{spec: {egress: [{ports: [{port: 53, protocol: TCP}]}], policyTypes: [Ingress, Egress]}}",
-            ),
-            (
-                "apiextensions.k8s.io",
-                "CustomResourceDefinition",
-                "{spec: {names: {kind: Widget}, versions: [{name: v1, storage: true}]}}",
-                "{spec: {names: {kind: Widget, singular: widget, listKind: WidgetList}, versions: [{name: v1, storage: true}], \
-                 conversion: {strategy: None}}, status: {storedVersions: [v1]}}",
+                "flowcontrol.apiserver.k8s.io",
+                "FlowSchema",
+                "{spec: {}}",
+                "{spec: {matchingPrecedence: 1000}}",
             ),
         ];
         for (group, kind, given, wanted) in cases {

@@ -2,8 +2,8 @@
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
 use super::{
-    autoscaling, batch, columns, config, endpoints, event, namespace, networking, node, plain, pod, quota,
-    service, storage, workload,
+    autoscaling, batch, columns, config, crd, endpoints, event, namespace, networking, node, plain, pod,
+    quota, rbac, service, storage, webhook, workload,
 };
 use crate::kind::{Subresource, Verb};
 
@@ -183,10 +183,10 @@ pub(super) const ROWS: &[Row] = &[
 
     namespaced(POLICY, "PodDisruptionBudget", "poddisruptionbudgets").hooks(quota::DISRUPTION_BUDGET).columns(columns::POD_DISRUPTION_BUDGET).short(&["pdb"]).status().generation().conditional(),
 
-    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").hooks(plain::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
-    cluster(RBAC, "ClusterRole", "clusterroles").hooks(plain::ROLE).create_on_update(),
-    namespaced(RBAC, "RoleBinding", "rolebindings").hooks(plain::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
-    namespaced(RBAC, "Role", "roles").hooks(plain::ROLE).create_on_update(),
+    cluster(RBAC, "ClusterRoleBinding", "clusterrolebindings").hooks(rbac::CLUSTER_ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
+    cluster(RBAC, "ClusterRole", "clusterroles").hooks(rbac::CLUSTER_ROLE).create_on_update(),
+    namespaced(RBAC, "RoleBinding", "rolebindings").hooks(rbac::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
+    namespaced(RBAC, "Role", "roles").hooks(rbac::ROLE).create_on_update(),
 
     cluster(STORAGE, "CSIDriver", "csidrivers").hooks(plain::CSI_DRIVER).columns(columns::CSI_DRIVER).generation().conditional(),
     cluster(STORAGE, "CSINode", "csinodes").columns(columns::CSI_NODE).conditional(),
@@ -198,16 +198,16 @@ pub(super) const ROWS: &[Row] = &[
     cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").hooks(plain::ADMISSION_POLICY).columns(columns::MUTATING_POLICY).extension().generation().conditional(),
     cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").hooks(plain::POLICY_BINDING).columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").hooks(plain::MUTATING_WEBHOOK).columns(columns::WEBHOOKS).extension().generation()
+    cluster(ADMISSION, "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").hooks(webhook::MUTATING).columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
     cluster(ADMISSION, "ValidatingAdmissionPolicy", "validatingadmissionpolicies").hooks(plain::ADMISSION_POLICY).columns(columns::VALIDATING_POLICY).extension().status().generation()
         .conditional(),
     cluster(ADMISSION, "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").hooks(plain::POLICY_BINDING).columns(columns::POLICY_BINDING).extension().generation()
         .conditional(),
-    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").hooks(plain::VALIDATING_WEBHOOK).columns(columns::WEBHOOKS).extension().generation()
+    cluster(ADMISSION, "ValidatingWebhookConfiguration", "validatingwebhookconfigurations").hooks(webhook::VALIDATING).columns(columns::WEBHOOKS).extension().generation()
         .conditional(),
 
-    cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").hooks(plain::CUSTOM_RESOURCE_DEFINITION).short(&["crd", "crds"]).extension()
+    cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").hooks(crd::HOOKS).short(&["crd", "crds"]).extension()
         .status().prefix("apiextensions.k8s.io/customresourcedefinitions").generation().conditional(),
 
     cluster(SCHEDULING, "PriorityClass", "priorityclasses").hooks(quota::PRIORITY_CLASS).columns(columns::PRIORITY_CLASS).short(&["pc"]),

@@ -3,9 +3,11 @@
 
 mod certificates;
 mod lifecycle;
+mod limits;
 mod node;
 mod pods;
 mod priority;
+mod quota;
 mod service_account;
 
 use corten_api::{Result, Status, Value};
@@ -76,6 +78,12 @@ const PLUGINS: &[Plugin] = &[
         validate: Some(lifecycle::validate),
     },
     Plugin {
+        name: "LimitRanger",
+        wants: limits::wants,
+        mutate: Some(limits::mutate),
+        validate: Some(limits::validate),
+    },
+    Plugin {
         name: "ServiceAccount",
         wants: service_account::wants,
         mutate: Some(service_account::mutate),
@@ -96,6 +104,8 @@ const PLUGINS: &[Plugin] = &[
         mutate: Some(pods::tolerations),
         validate: None,
     },
+    // Last: what is charged should be stored.
+    Plugin { name: "ResourceQuota", wants: quota::wants, mutate: None, validate: Some(quota::validate) },
 ];
 
 /// Runs the mutating rows in order.

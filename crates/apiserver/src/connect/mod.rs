@@ -6,7 +6,7 @@ mod target;
 use std::sync::Arc;
 
 use corten_api::{Result, Status, Value};
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -59,19 +59,63 @@ pub(crate) async fn serve(
             let (scheme, name, port) = target::split(name);
             let pod = pod(server, call, name).await?;
             let target = target::of_pod(&pod, scheme, port)?;
-            pass(server, target, &proxied_path(call, &request), request, true).await
+            proxy(server, call, target, request).await
         }
         ("services", "proxy") => {
             let target = target::of_service(server, call).await?;
-            pass(server, target, &proxied_path(call, &request), request, true).await
+            proxy(server, call, target, request).await
         }
         ("nodes", "proxy") => {
             let (_, name, _) = target::split(name);
             let target = kubelet(server, name).await?;
-            pass(server, target, &proxied_path(call, &request), request, true).await
+            proxy(server, call, target, request).await
         }
         _ => Err(Status::no_route()),
     }
+}
+
+/// Passes on what is asked of a proxy. Links must work at the other end: a path without its slash is redirected to the one with it,
+/// and redirects of the target lead through the proxy again.
+async fn proxy(
+    server: &ApiServer,
+    call: &Call,
+    target: Target,
+    request: Request<Body>,
+) -> Result<Response<Body>> {
+    let uri = request.uri().clone();
+    if call.info.tail.is_empty() && !request.headers().contains_key(UPGRADE) {
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        return Response::builder()
+            .status(StatusCode::MOVED_PERMANENTLY)
+            .header(LOCATION, format!("{}/{query}", uri.path()))
+            .body(empty())
+            .map_err(Status::internal);
+    }
+    let authority = target.authority();
+    let prefix = uri.path().strip_suffix(call.info.tail.as_str()).unwrap_or(uri.path());
+    let path = proxied_path(call, &request);
+    let mut response = pass(server, target, &path, request, true).await?;
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let moved = location.and_then(|location| through(location, prefix, &authority));
+    if let Some(value) = moved.and_then(|location| HeaderValue::from_str(&location).ok()) {
+        response.headers_mut().insert(LOCATION, value);
+    }
+    Ok(response)
+}
+
+/// Where a redirect of the target leads when it is followed through the proxy; `None` for places that are not the target's.
+fn through(location: &str, prefix: &str, authority: &str) -> Option<String> {
+    let rest = location.strip_prefix("http://").or_else(|| location.strip_prefix("https://"));
+    let path = match rest {
+        Some(rest) => match rest.strip_prefix(authority)? {
+            "" => "/",
+            path if path.starts_with('/') => path,
+            _ => return None,
+        },
+        None if location.starts_with("//") || !location.starts_with('/') => return None,
+        None => location,
+    };
+    (!path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
 }
 
 async fn pod(server: &ApiServer, call: &Call, name: &str) -> Result<Value> {
@@ -211,4 +255,27 @@ async fn error_of(response: Response<Incoming>) -> Box<Status> {
         _ => "InternalError",
     };
     Status::new(code, reason, if text.is_empty() { format!("the kubelet answered {code}") } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::through;
+
+    #[test]
+    fn redirects_lead_through_the_proxy() {
+        let prefix = "/api/v1/namespaces/n/services/s/proxy";
+        let cases = [
+            ("/login?x=1", Some("/api/v1/namespaces/n/services/s/proxy/login?x=1")),
+            ("http://10.0.0.1:80/a", Some("/api/v1/namespaces/n/services/s/proxy/a")),
+            ("http://10.0.0.1:80", Some("/api/v1/namespaces/n/services/s/proxy/")),
+            ("http://10.0.0.1:8080/a", None),
+            ("https://example.com/a", None),
+            ("//example.com/a", None),
+            ("relative", None),
+            ("/api/v1/namespaces/n/services/s/proxy/there", None),
+        ];
+        for (location, wanted) in cases {
+            assert_eq!(through(location, prefix, "10.0.0.1:80").as_deref(), wanted, "{location}");
+        }
+    }
 }

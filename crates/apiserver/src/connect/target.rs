@@ -2,6 +2,7 @@
 //! how upstream's parameters look on the kubelet's side.
 
 use corten_api::{GroupResource, Result, Status, Value};
+use rand::seq::IndexedRandom;
 
 use crate::ApiServer;
 use crate::call::Call;
@@ -99,7 +100,12 @@ pub(super) async fn of_service(server: &ApiServer, call: &Call) -> Result<Target
     let service = server.read_internal("services", namespace, name).await?;
     let service = service.ok_or_else(|| Status::not_found(of, name))?;
     let port_name = service_port(&service, port)
-        .ok_or_else(|| Status::unavailable(format!("no service port {port:?} found for service {name:?}")))?;
+        .ok_or_else(|| match port.parse::<u16>() {
+            Ok(number) => format!("no service port {number} found for service {name:?}"),
+            Err(_) => format!("no endpoints available for service {name:?}"),
+        })
+        .map_err(Status::unavailable)?;
+    let mut ready: Vec<(String, u16)> = Vec::new();
     for entry in server.list_group("discovery.k8s.io", "endpointslices", namespace).await? {
         let slice = server.tree(&entry)?;
         if slice.str_at(&["metadata", "labels", "kubernetes.io/service-name"]) != name {
@@ -108,14 +114,14 @@ pub(super) async fn of_service(server: &ApiServer, call: &Call) -> Result<Target
         let port = slice.items_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == port_name);
         let port =
             port.and_then(|p| p.get("port")).and_then(Value::as_i64).and_then(|p| u16::try_from(p).ok());
-        let ready = slice
-            .items_at(&["endpoints"])
-            .iter()
-            .find(|e| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false));
-        let address = ready.and_then(|e| e.items_at(&["addresses"]).first()).and_then(Value::as_str);
-        if let (Some(port), Some(host)) = (port, address) {
-            return Ok(Target { host: host.to_owned(), port, scheme: scheme_of(scheme)? });
-        }
+        let Some(port) = port else { continue };
+        let takes = |e: &&Value| e.at(&["conditions", "ready"]).and_then(Value::as_bool) != Some(false);
+        let addresses = slice.items_at(&["endpoints"]).iter().filter(takes);
+        let addresses = addresses.filter_map(|e| e.items_at(&["addresses"]).first().and_then(Value::as_str));
+        ready.extend(addresses.map(|host| (host.to_owned(), port)));
+    }
+    if let Some((host, port)) = ready.choose(&mut rand::rng()).cloned() {
+        return Ok(Target { host, port, scheme: scheme_of(scheme)? });
     }
     Err(Status::unavailable(format!("no endpoints available for service \"{name}\"")))
 }
