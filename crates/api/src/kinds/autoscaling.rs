@@ -1,6 +1,6 @@
 //! Horizontal pod autoscalers: stored as v2; v1 is another shape of the same facts, what it cannot say goes into annotations.
 
-use super::look::{Errors, at_mut, given, int, items, set_missing, text};
+use super::look::{Errors, at_mut, given, int, items, one_of_given, quantity, set_missing, text};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Conversion, Hooks};
@@ -8,6 +8,8 @@ use crate::rules::{self, invalid_each};
 use crate::{Object, Value, json};
 
 const CPU_PERCENT: i64 = 80;
+const WINDOW_MAX_SECONDS: i64 = 3600;
+const PERIOD_MAX_SECONDS: i64 = 1800;
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
@@ -270,22 +272,157 @@ fn validate(autoscaler: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<f
         errors.push(Error::invalid(&path.child("maxReplicas"), max, detail));
     }
     target(&mut errors, spec.get("scaleTargetRef").unwrap_or(&empty), &path.child("scaleTargetRef"));
-    for (i, metric) in items(spec, "metrics").iter().enumerate() {
-        let path = path.child("metrics").index(i).to_string();
-        let path = Path::root(&path);
-        match source_of(metric) {
-            None => {
-                let known = &["ContainerResource", "External", "Object", "Pods", "Resource"];
-                errors.push(Error::not_supported(&path.child("type"), text(metric, "type"), known));
+    let list = path.child("metrics");
+    for (i, one) in items(spec, "metrics").iter().enumerate() {
+        metric(&mut errors, one, &list.index(i));
+    }
+    if let Some(behavior) = given(spec, "behavior") {
+        let path = path.child("behavior");
+        for side in ["scaleUp", "scaleDown"] {
+            if let Some(rules) = given(behavior, side) {
+                scaling_rules(&mut errors, rules, &path.child(side));
             }
-            Some(source) if given(metric, source).is_none() => {
-                let detail = "must populate information for the given metric source";
-                errors.push(Error::required(&path.child(source), detail));
-            }
-            Some(_) => {}
         }
     }
     errors
+}
+
+fn metric(errors: &mut Errors, metric: &Value, path: &Path<'_>) {
+    const KNOWN: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+    let kind = text(metric, "type");
+    if kind.is_empty() {
+        errors.push(Error::required(&path.child("type"), "must specify a metric source type"));
+    }
+    let Some(expected) = source_of(metric) else {
+        errors.push(Error::not_supported(&path.child("type"), kind, KNOWN));
+        return;
+    };
+    let present: Vec<&'static str> = ["object", "external", "pods", "containerResource", "resource"]
+        .into_iter()
+        .filter(|source| given(metric, source).is_some())
+        .collect();
+    // Of several only the first is looked at: which one was meant is not known.
+    if let Some(first) = present.first() {
+        source(errors, metric.get(first).unwrap_or(&Value::Null), first, &path.child(first));
+    }
+    if !present.contains(&expected) {
+        let detail = "must populate information for the given metric source";
+        errors.push(Error::required(&path.child(expected), detail));
+    }
+    if present.len() != 1 {
+        for other in present.iter().filter(|source| **source != expected) {
+            errors.push(Error::forbidden(&path.child(other), "must populate the given metric source only"));
+        }
+    }
+}
+
+fn source(errors: &mut Errors, source: &Value, kind: &str, path: &Path<'_>) {
+    let (empty, target_path) = (Value::Null, path.child("target"));
+    let wanted = source.get("target").unwrap_or(&empty);
+    if kind == "object" {
+        target(errors, source.get("describedObject").unwrap_or(&empty), &path.child("describedObject"));
+    }
+    if matches!(kind, "resource" | "containerResource") {
+        if text(source, "name").is_empty() {
+            errors.push(Error::required(&path.child("name"), "must specify a resource name"));
+        }
+        if kind == "containerResource" && text(source, "container").is_empty() {
+            errors.push(Error::required(&path.child("container"), "must specify a container"));
+        }
+    } else {
+        identifier(errors, source.get("metric").unwrap_or(&empty), &path.child("metric"));
+    }
+    amounts(errors, wanted, &target_path);
+    let (value, average) = (given(wanted, "value"), given(wanted, "averageValue"));
+    let percent = int(wanted, "averageUtilization");
+    match kind {
+        "pods" => {
+            if average.is_none_or(|a| quantity(Some(a)).sign() != 1) {
+                let detail = "must specify a positive target averageValue";
+                errors.push(Error::required(&target_path.child("averageValue"), detail));
+            }
+        }
+        "resource" | "containerResource" => match (percent, average) {
+            (None, None) => {
+                let detail = "must set either a target raw value or a target utilization";
+                errors.push(Error::required(&target_path.child("averageUtilization"), detail));
+            }
+            (Some(_), Some(_)) => {
+                let detail = "may not set both a target raw value and a target utilization";
+                errors.push(Error::forbidden(&target_path.child("averageValue"), detail));
+            }
+            _ => {}
+        },
+        _ if value.is_none() && average.is_none() => {
+            let detail = "must set either a target value for metric or a per-pod target";
+            errors.push(Error::required(&target_path.child("averageValue"), detail));
+        }
+        "external" if value.is_some() && average.is_some() => {
+            let detail = "may not set both a target value for metric and a per-pod target";
+            errors.push(Error::forbidden(&target_path.child("value"), detail));
+        }
+        _ => {}
+    }
+}
+
+fn identifier(errors: &mut Errors, metric: &Value, path: &Path<'_>) {
+    match text(metric, "name") {
+        "" => errors.push(Error::required(&path.child("name"), "must specify a metric name")),
+        name => invalid_each(errors, &path.child("name"), name, rules::path_segment(name, false)),
+    }
+}
+
+fn amounts(errors: &mut Errors, target: &Value, path: &Path<'_>) {
+    match text(target, "type") {
+        "" => errors.push(Error::required(&path.child("type"), "must specify a metric target type")),
+        "Utilization" | "Value" | "AverageValue" => {}
+        other => {
+            let detail = "must be either Utilization, Value, or AverageValue";
+            errors.push(Error::invalid(&path.child("type"), other, detail));
+        }
+    }
+    for field in ["value", "averageValue"] {
+        if let Some(amount) = given(target, field).filter(|amount| quantity(Some(amount)).sign() != 1) {
+            errors.push(Error::invalid(&path.child(field), amount.clone(), "must be positive"));
+        }
+    }
+    if let Some(percent) = int(target, "averageUtilization").filter(|n| *n < 1) {
+        errors.push(Error::invalid(&path.child("averageUtilization"), percent, "must be greater than 0"));
+    }
+}
+
+fn scaling_rules(errors: &mut Errors, rules: &Value, path: &Path<'_>) {
+    if let Some(window) = int(rules, "stabilizationWindowSeconds") {
+        let path = path.child("stabilizationWindowSeconds");
+        if window < 0 {
+            errors.push(Error::invalid(&path, window, "must be greater than or equal to zero"));
+        }
+        if window > WINDOW_MAX_SECONDS {
+            let detail = format!("must be less than or equal to {WINDOW_MAX_SECONDS}");
+            errors.push(Error::invalid(&path, window, detail));
+        }
+    }
+    one_of_given(errors, rules, "selectPolicy", &["Disabled", "Max", "Min"], path);
+    let (policies, list) = (items(rules, "policies"), path.child("policies"));
+    if policies.is_empty() {
+        errors.push(Error::required(&list, "must specify at least one Policy"));
+    }
+    for (i, policy) in policies.iter().enumerate() {
+        let path = list.index(i);
+        let kind = text(policy, "type");
+        if !matches!(kind, "Pods" | "Percent") {
+            errors.push(Error::not_supported(&path.child("type"), kind, &["Percent", "Pods"]));
+        }
+        for field in ["value", "periodSeconds"] {
+            if let Some(n) = Some(int(policy, field).unwrap_or(0)).filter(|n| *n <= 0) {
+                errors.push(Error::invalid(&path.child(field), n, "must be greater than zero"));
+            }
+        }
+        if let Some(period) = int(policy, "periodSeconds").filter(|n| *n > PERIOD_MAX_SECONDS) {
+            let detail = format!("must be less than or equal to {PERIOD_MAX_SECONDS}");
+            errors.push(Error::invalid(&path.child("periodSeconds"), period, detail));
+        }
+    }
 }
 
 fn target(errors: &mut Errors, target: &Value, path: &Path<'_>) {
@@ -300,7 +437,48 @@ fn target(errors: &mut Errors, target: &Value, path: &Path<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::tree;
+    use crate::kinds::testing::{create_errors, tree};
+
+    #[test]
+    fn broken_autoscalers() {
+        let cases = [
+            ("{spec: {maxReplicas: 2, scaleTargetRef: {kind: Deployment, name: d}}}", vec![]),
+            (
+                "{spec: {minReplicas: 3, maxReplicas: 2, scaleTargetRef: {kind: Deployment}}}",
+                vec![
+                    "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",
+                    "spec.scaleTargetRef.name: Required value",
+                ],
+            ),
+            (
+                "{spec: {maxReplicas: 2, scaleTargetRef: {kind: D, name: d}, metrics: [{type: Resource, resource: {name: cpu, target: \
+                 {type: Utilization, averageUtilization: 0}}}, {type: Pods, resource: {name: cpu, target: {type: Value}}}, {type: \
+                 External, external: {metric: {name: q}, target: {type: Often, value: '-1'}}}]}}",
+                vec![
+                    "spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0",
+                    "spec.metrics[1].resource.target.averageUtilization: Required value: must set either a target raw value or a \
+                     target utilization",
+                    "spec.metrics[1].pods: Required value: must populate information for the given metric source",
+                    "spec.metrics[2].external.target.type: Invalid value: \"Often\": must be either Utilization, Value, or AverageValue",
+                    "spec.metrics[2].external.target.value: Invalid value: \"-1\": must be positive",
+                ],
+            ),
+            (
+                "{spec: {maxReplicas: 2, scaleTargetRef: {kind: D, name: d}, behavior: {scaleUp: {stabilizationWindowSeconds: 3601, \
+                 selectPolicy: Most, policies: [{type: Nodes, value: 0, periodSeconds: 1801}]}}}}",
+                vec![
+                    "spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: 3601: must be less than or equal to 3600",
+                    "spec.behavior.scaleUp.selectPolicy: Unsupported value: \"Most\": supported values: \"Disabled\", \"Max\", \"Min\"",
+                    "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"Nodes\": supported values: \"Percent\", \"Pods\"",
+                    "spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero",
+                    "spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800",
+                ],
+            ),
+        ];
+        for (yaml, wanted) in cases {
+            assert_eq!(create_errors("autoscaling", "HorizontalPodAutoscaler", yaml), wanted, "{yaml}");
+        }
+    }
 
     #[test]
     fn v1_and_v2_say_the_same() {

@@ -4,14 +4,19 @@ use super::look::{
     Errors, IMMUTABLE, at_mut, given, int, int_or_zero, is_empty_map, is_true, items, items_mut,
     not_negative, one_of_given, same, set_empty, set_missing, text,
 };
+use super::networking::domain_prefixed_path;
 use super::row::NO_HOOKS;
-use super::{pod, workload};
+use super::{pod, schedule, workload};
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Hooks};
 use crate::rules;
 use crate::{Object, Value, meta};
 
 const CRON_NAME_MAX_BYTES: usize = 52;
+const MANAGED_BY_MAX_BYTES: usize = 63;
+const INDEXED_PARALLELISM_MAX: i64 = 100_000;
+const FAILURE_RULES_MAX: usize = 20;
+const EXIT_CODES_MAX: usize = 255;
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
@@ -97,43 +102,201 @@ fn validate_job(job: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field
         errors.push(Error::invalid(&path.child("labels"), bad, detail));
     }
     if let Some(old) = old {
-        job_stays(&mut errors, spec, old.get("spec").unwrap_or(&empty), &path);
+        job_stays(&mut errors, job, old, &path);
     }
     errors
 }
 
 fn job_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
-    for field in
-        ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"]
-    {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
         not_negative(errors, spec, field, path);
     }
-    one_of_given(errors, spec, "completionMode", &["Indexed", "NonIndexed"], path);
-    if text(spec, "completionMode") == "Indexed" && int(spec, "completions").is_none() {
-        let detail = "when completion mode is Indexed";
-        errors.push(Error::required(&path.child("completions"), detail));
+    if let Some(manager) = given(spec, "managedBy").and_then(Value::as_str) {
+        domain_prefixed_path(errors, manager, &path.child("managedBy"));
+        if manager.len() > MANAGED_BY_MAX_BYTES {
+            errors.push(Error::too_long(&path.child("managedBy"), MANAGED_BY_MAX_BYTES));
+        }
     }
+    completion_mode(errors, spec, path);
+    if let Some(policy) = given(spec, "podFailurePolicy") {
+        failure_policy(errors, policy, spec, &path.child("podFailurePolicy"));
+    }
+    let replacements = &["Failed", "TerminatingOrFailed"];
+    one_of_given(errors, spec, "podReplacementPolicy", replacements, path);
     let empty = Value::Null;
     let (template, path) = (spec.get("template").unwrap_or(&empty), path.child("template"));
     pod::template(errors, template, &path);
-    let policy = template.str_at(&["spec", "restartPolicy"]);
-    if !matches!(policy, "OnFailure" | "Never") {
-        let path = path.child("spec");
-        errors.push(Error::not_supported(&path.child("restartPolicy"), policy, &["OnFailure", "Never"]));
+    let of_pods = path.child("spec");
+    let restart = of_pods.child("restartPolicy");
+    match template.str_at(&["spec", "restartPolicy"]) {
+        "Always" => errors.push(Error::required(&restart, "valid values: \"OnFailure\", \"Never\"")),
+        policy @ ("OnFailure" | "Never") => {
+            if policy != "Never" && given(spec, "podFailurePolicy").is_some() {
+                let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+                errors.push(Error::invalid(&restart, policy, detail));
+            }
+        }
+        policy => errors.push(Error::not_supported(&restart, policy, &["OnFailure", "Never"])),
     }
 }
 
-/// What decides which pods belong to a job may not change; its template only while it has not started.
-fn job_stays(errors: &mut Errors, new: &Value, old: &Value, path: &Path<'_>) {
-    let completions_may = text(new, "completionMode") == "Indexed";
-    let may_not: &[&'static str] = if completions_may {
-        &["selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
+fn completion_mode(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
+    one_of_given(errors, spec, "completionMode", &["NonIndexed", "Indexed"], path);
+    if text(spec, "completionMode") == "Indexed" {
+        if int(spec, "completions").is_none() {
+            let detail = "when completion mode is Indexed";
+            errors.push(Error::required(&path.child("completions"), detail));
+        }
+        if let Some(many) = int(spec, "parallelism").filter(|n| *n > INDEXED_PARALLELISM_MAX) {
+            let detail = format!(
+                "must be less than or equal to {INDEXED_PARALLELISM_MAX} when completion mode is Indexed"
+            );
+            errors.push(Error::invalid(&path.child("parallelism"), many, detail));
+        }
     } else {
-        &["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if let Some(n) = int(spec, field) {
+                errors.push(Error::invalid(&path.child(field), n, "requires indexed completion mode"));
+            }
+        }
+    }
+    if int(spec, "maxFailedIndexes").is_some() && int(spec, "backoffLimitPerIndex").is_none() {
+        let detail = "when maxFailedIndexes is specified";
+        errors.push(Error::required(&path.child("backoffLimitPerIndex"), detail));
+    }
+}
+
+/// What the end of a pod means for its job, rule by rule.
+fn failure_policy(errors: &mut Errors, policy: &Value, spec: &Value, path: &Path<'_>) {
+    const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
+    let (rules, list) = (items(policy, "rules"), path.child("rules"));
+    if rules.len() > FAILURE_RULES_MAX {
+        errors.push(Error::too_many(&list, rules.len(), FAILURE_RULES_MAX));
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = list.index(i);
+        match text(rule, "action") {
+            "" => errors.push(Error::required(
+                &path.child("action"),
+                "valid values: [Count FailIndex FailJob Ignore]",
+            )),
+            "FailIndex" if int(spec, "backoffLimitPerIndex").is_none() => {
+                let detail = "requires the backoffLimitPerIndex to be set";
+                errors.push(Error::invalid(&path.child("action"), "FailIndex", detail));
+            }
+            action if !ACTIONS.contains(&action) => {
+                errors.push(Error::not_supported(&path.child("action"), action, ACTIONS));
+            }
+            _ => {}
+        }
+        let codes = given(rule, "onExitCodes");
+        match (codes, items(rule, "onPodConditions").is_empty()) {
+            (Some(_), false) => {
+                let detail = "specifying both OnExitCodes and OnPodConditions is not supported";
+                errors.push(Error::invalid(&path, rule.clone(), detail));
+            }
+            (None, true) => {
+                let detail = "specifying one of OnExitCodes and OnPodConditions is required";
+                errors.push(Error::invalid(&path, rule.clone(), detail));
+            }
+            _ => {}
+        }
+        if let Some(codes) = codes {
+            exit_codes(errors, codes, spec, &path.child("onExitCodes"));
+        }
+    }
+}
+
+fn exit_codes(errors: &mut Errors, codes: &Value, spec: &Value, path: &Path<'_>) {
+    let (operator, list) = (text(codes, "operator"), path.child("values"));
+    match operator {
+        "" => errors.push(Error::required(&path.child("operator"), "valid values: [In NotIn]")),
+        "In" | "NotIn" => {}
+        other => errors.push(Error::not_supported(&path.child("operator"), other, &["In", "NotIn"])),
+    }
+    if let Some(name) = given(codes, "containerName").and_then(Value::as_str) {
+        let known = ["containers", "initContainers"]
+            .iter()
+            .flat_map(|list| spec.items_at(&["template", "spec", list]))
+            .any(|c| text(c, "name") == name);
+        if !known {
+            let detail = "must be one of the container or initContainer names in the pod template";
+            errors.push(Error::invalid(&path.child("containerName"), name, detail));
+        }
+    }
+    let values = items(codes, "values");
+    if values.is_empty() {
+        errors.push(Error::invalid(&list, Value::from(Vec::new()), "at least one value is required"));
+    } else if values.len() > EXIT_CODES_MAX {
+        errors.push(Error::too_many(&list, values.len(), EXIT_CODES_MAX));
+    }
+    for (i, code) in values.iter().enumerate() {
+        let number = code.as_i64().unwrap_or(0);
+        if operator == "In" && number == 0 {
+            let detail = "must not be 0 for the In operator";
+            errors.push(Error::invalid(&list.index(i), number, detail));
+        }
+        if values[..i].contains(code) {
+            errors.push(Error::duplicate(&list.index(i), number));
+        }
+        if i > 0 && values[i - 1].as_i64().unwrap_or(0) > number {
+            let bad = Value::from(values.to_vec());
+            errors.push(Error::invalid(&list, bad, "must be ordered"));
+        }
+    }
+}
+
+/// What decides which pods belong to a job may not change; where its pods may run only while it waits to be started.
+fn job_stays(errors: &mut Errors, job: &Value, old_job: &Value, path: &Path<'_>) {
+    let empty = Value::Null;
+    let (new, old) = (job.get("spec").unwrap_or(&empty), old_job.get("spec").unwrap_or(&empty));
+    let indexed = text(new, "completionMode") == "Indexed";
+    if !same(new.get("completions"), old.get("completions")) {
+        let bad = new.get("completions").cloned().unwrap_or_default();
+        if !indexed {
+            errors.push(Error::invalid(&path.child("completions"), bad, IMMUTABLE));
+        } else if !same(new.get("completions"), new.get("parallelism")) {
+            let detail = "can only be modified in tandem with spec.parallelism";
+            errors.push(Error::invalid(&path.child("completions"), bad, detail));
+        }
+    }
+    let waits = is_true(old, "suspend") && old_job.at(&["status", "startTime"]).is_none_or(Value::is_null);
+    let fixed = |spec: &Value| {
+        let mut template = spec.get("template").cloned().unwrap_or_default();
+        if waits {
+            for field in ["labels", "annotations"] {
+                template.object_at_mut(&["metadata"]).remove(field);
+            }
+            for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
+                template.object_at_mut(&["spec"]).remove(field);
+            }
+        }
+        template
     };
-    for field in may_not.iter().filter(|field| !same(new.get(field), old.get(field))) {
-        let bad = new.get(field).cloned().unwrap_or_default();
-        errors.push(Error::invalid(&path.child(field), bad, IMMUTABLE));
+    if !same(Some(&fixed(new)), Some(&fixed(old))) {
+        let bad = new.get("template").cloned().unwrap_or_default();
+        errors.push(Error::invalid(&path.child("template"), bad, IMMUTABLE));
+    }
+    for field in [
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ] {
+        if !same(new.get(field), old.get(field)) {
+            let bad = new.get(field).cloned().unwrap_or_default();
+            errors.push(Error::invalid(&path.child(field), bad, IMMUTABLE));
+        }
     }
 }
 
@@ -162,7 +325,7 @@ fn validate_cron_job(cron: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Ve
     match text(spec, "schedule") {
         "" => errors.push(Error::required(&path.child("schedule"), "")),
         schedule => errors.extend(
-            schedule_error(schedule).map(|detail| Error::invalid(&path.child("schedule"), schedule, detail)),
+            schedule::error(schedule).map(|detail| Error::invalid(&path.child("schedule"), schedule, detail)),
         ),
     }
     not_negative(&mut errors, spec, "startingDeadlineSeconds", &path);
@@ -172,32 +335,40 @@ fn validate_cron_job(cron: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Ve
         &["Allow", "Forbid", "Replace"],
         &path.child("concurrencyPolicy"),
     );
+    if let Some(zone) = given(spec, "timeZone").and_then(Value::as_str) {
+        time_zone(&mut errors, zone, &path.child("timeZone"));
+    }
     let job = path.child("jobTemplate");
-    job_spec(&mut errors, spec.at(&["jobTemplate", "spec"]).unwrap_or(&empty), &job.child("spec"));
+    let (job_path, template) = (job.child("spec"), spec.at(&["jobTemplate", "spec"]).unwrap_or(&empty));
+    job_spec(&mut errors, template, &job_path);
+    if let Some(selector) = given(template, "selector") {
+        let detail = "`selector` will be auto-generated";
+        errors.push(Error::invalid(&job_path.child("selector"), selector.clone(), detail));
+    }
+    if is_true(template, "manualSelector") {
+        errors.push(Error::not_supported(&job_path.child("manualSelector"), true, &["nil", "false"]));
+    }
     not_negative(&mut errors, spec, "successfulJobsHistoryLimit", &path);
     not_negative(&mut errors, spec, "failedJobsHistoryLimit", &path);
     errors
 }
 
-/// What is wrong with a schedule: five fields, or `@hourly` and its like.
-fn schedule_error(schedule: &str) -> Option<String> {
-    if schedule.contains("TZ") {
-        return Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead".to_owned());
+fn time_zone(errors: &mut Errors, zone: &str, path: &Path<'_>) {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_+-/".contains(c);
+    if zone.is_empty() {
+        errors.push(Error::invalid(path, zone, "timeZone must be nil or non-empty string"));
+    } else if zone.eq_ignore_ascii_case("local") {
+        let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.push(Error::invalid(path, zone, detail));
+    } else if !zone.chars().all(fits) || !is_known_zone(zone) {
+        errors.push(Error::invalid(path, zone, format!("unknown time zone {zone}")));
     }
-    if let Some(word) = schedule.strip_prefix('@') {
-        let known = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
-        let every = word.strip_prefix("every ").is_some_and(|d| !d.trim().is_empty());
-        return (!known.contains(&word) && !every).then(|| format!("unrecognized descriptor: {schedule}"));
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Some(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | '/' | ',' | '-' | '?');
-    let bad = fields.iter().find(|field| !field.chars().all(plain));
-    bad.map(|field| {
-        format!("failed to parse int from {field}: strconv.Atoi: parsing \"{field}\": invalid syntax")
-    })
+}
+
+/// On a host without a time zone database every well-formed name is taken.
+fn is_known_zone(zone: &str) -> bool {
+    let database = jiff::tz::db();
+    database.is_definitively_empty() || database.get(zone).is_ok()
 }
 
 fn default_stateful_set(set: &mut Value) {
@@ -254,6 +425,16 @@ fn validate_stateful_set(set: &Value, old: Option<&Value>, cx: &Context<'_>) -> 
     );
     not_negative(&mut errors, spec, "replicas", &path);
     not_negative(&mut errors, spec, "minReadySeconds", &path);
+    not_negative(&mut errors, spec, "revisionHistoryLimit", &path);
+    if let Some(ordinals) = given(spec, "ordinals") {
+        not_negative(&mut errors, ordinals, "start", &path.child("ordinals"));
+    }
+    if let Some(policy) = given(spec, "persistentVolumeClaimRetentionPolicy") {
+        let path = path.child("persistentVolumeClaimRetentionPolicy");
+        for field in ["whenDeleted", "whenScaled"] {
+            one_of_given(&mut errors, policy, field, &["Retain", "Delete"], &path);
+        }
+    }
     workload::selector(&mut errors, spec, "statefulset", &path);
     stateful_template(&mut errors, spec, &path);
     if let Some(old) = old {
@@ -349,16 +530,6 @@ mod tests {
     }
 
     #[test]
-    fn schedules() {
-        for good in ["* * * * *", "*/5 0-3 1,15 JAN MON", "@hourly", "@every 5m"] {
-            assert_eq!(schedule_error(good), None, "{good}");
-        }
-        for bad in ["* * * *", "@sometimes", "a_b * * * *", "TZ=UTC * * * * *"] {
-            assert!(schedule_error(bad).is_some(), "{bad}");
-        }
-    }
-
-    #[test]
     fn stateful_sets() {
         let yaml = "{metadata: {name: s}, spec: {selector: {matchLabels: {a: b}}, serviceName: s, template: {metadata: \
                     {labels: {a: b}}, spec: {containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v}]}]}}, \
@@ -373,5 +544,96 @@ mod tests {
         let errors =
             update_errors("apps", "StatefulSet", yaml, &yaml.replace("serviceName: s", "serviceName: t"));
         assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+
+    const POD: &str = "{spec: {restartPolicy: Never, containers: [{name: c, image: i, terminationMessagePolicy: File, imagePullPolicy: \
+                       Always}]}}";
+
+    #[test]
+    fn broken_jobs() {
+        let cases = [
+            (
+                POD.replace("restartPolicy: Never, ", ""),
+                "",
+                vec![
+                    "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+                ],
+            ),
+            (
+                POD.to_owned(),
+                "completionMode: Indexed, parallelism: 100001, ",
+                vec![
+                    "spec.completions: Required value: when completion mode is Indexed",
+                    "spec.parallelism: Invalid value: 100001: must be less than or equal to 100000 when completion mode is Indexed",
+                ],
+            ),
+            (
+                POD.to_owned(),
+                "backoffLimitPerIndex: 1, backoffLimit: -1, ",
+                vec![
+                    "spec.backoffLimit: Invalid value: -1: must be greater than or equal to 0",
+                    "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
+                ],
+            ),
+            (
+                POD.to_owned(),
+                "podFailurePolicy: {rules: [{action: FailIndex, onExitCodes: {operator: In, values: [0, 1, 1]}}]}, ",
+                vec![
+                    "spec.podFailurePolicy.rules[0].action: Invalid value: \"FailIndex\": requires the backoffLimitPerIndex to be set",
+                    "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be 0 for the In operator",
+                    "spec.podFailurePolicy.rules[0].onExitCodes.values[2]: Duplicate value: 1",
+                ],
+            ),
+        ];
+        for (template, more, wanted) in cases {
+            let yaml = format!("{{metadata: {{name: j, uid: u}}, spec: {{{more}template: {template}}}}}");
+            let mut job = defaulted("batch", "Job", &yaml);
+            prepare_job(&mut job, &CONTEXT);
+            let errors: Vec<String> =
+                validate_job(&job, None, &CONTEXT).iter().map(ToString::to_string).collect();
+            assert_eq!(errors, wanted, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn cron_jobs() {
+        let cases = [
+            ("schedule: '* * * * *', timeZone: Etc/UTC", "", vec![]),
+            (
+                "schedule: '60 * * * *', timeZone: Local, concurrencyPolicy: Maybe",
+                "manualSelector: true, ",
+                vec![
+                    "spec.schedule: Invalid value: \"60 * * * *\": end of range (60) above maximum (59): 60",
+                    "spec.concurrencyPolicy: Unsupported value: \"Maybe\": supported values: \"Allow\", \"Forbid\", \"Replace\"",
+                    "spec.timeZone: Invalid value: \"Local\": timeZone must be an explicit time zone as defined in \
+                     https://www.iana.org/time-zones",
+                    "spec.jobTemplate.spec.manualSelector: Unsupported value: true: supported values: \"nil\", \"false\"",
+                ],
+            ),
+        ];
+        for (spec, job, wanted) in cases {
+            let yaml = format!(
+                "{{metadata: {{name: c}}, spec: {{{spec}, jobTemplate: {{spec: {{{job}template: {POD}}}}}}}}}"
+            );
+            assert_eq!(create_errors("batch", "CronJob", &yaml), wanted, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn waiting_jobs_may_be_placed() {
+        let job = |suspend: bool, node: &str| {
+            let template =
+                POD.replace("restartPolicy", &format!("nodeSelector: {{a: {node}}}, restartPolicy"));
+            format!(
+                "{{metadata: {{name: j}}, spec: {{suspend: {suspend}, selector: {{}}, template: {template}}}}}"
+            )
+        };
+        let errors = update_errors("batch", "Job", &job(true, "b"), &job(true, "c"));
+        assert!(!errors.iter().any(|e| e.contains("immutable")), "{errors:?}");
+        let errors = update_errors("batch", "Job", &job(false, "b"), &job(false, "c"));
+        assert!(
+            errors.iter().any(|e| e.starts_with("spec.template: ") && e.ends_with("field is immutable")),
+            "{errors:?}"
+        );
     }
 }

@@ -19,6 +19,7 @@ mod quota;
 mod rbac;
 mod row;
 mod rows;
+mod schedule;
 pub mod service;
 mod storage;
 pub mod usage;

@@ -16,6 +16,38 @@ use crate::{Value, meta};
 /// Priorities above this are for the system's own classes.
 const USER_PRIORITY_MAX: i64 = 1_000_000_000;
 
+/// What a quota can limit beside counts (`count/…`) and resources with a domain.
+const QUOTA_RESOURCES: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
+
 pub(super) const LIMIT_RANGE: Hooks =
     Hooks { default: Some(default_limit_range), validate: Some(validate_limit_range), ..NO_HOOKS };
 pub(super) const RESOURCE_QUOTA: Hooks = Hooks { validate: Some(validate_quota), ..NO_HOOKS };
@@ -25,6 +57,7 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     validate: Some(validate_priority),
     ..NO_HOOKS
 };
+pub(super) const RUNTIME_CLASS: Hooks = Hooks { validate: Some(validate_runtime), ..NO_HOOKS };
 pub(super) const LEASE: Hooks = Hooks { validate: Some(validate_lease), ..NO_HOOKS };
 
 /// Fills `to` with what it lacks of `from`.
@@ -70,8 +103,31 @@ fn validate_limit_range(range: &Value, _old: Option<&Value>, _cx: &Context<'_>) 
             }
         }
         limit_item(&mut errors, item, &path);
+        limit_names(&mut errors, item, kind, &path);
     }
     errors
+}
+
+fn limit_names(errors: &mut Errors, item: &Value, kind: &str, path: &Path<'_>) {
+    const FIELDS: &[&str] = &["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
+    for field in FIELDS {
+        let list = path.child(field);
+        for (name, amount) in entries(item, field) {
+            invalid_each(errors, &list.key(name), name.as_str(), rules::qualified_name(name));
+            if *field == "maxLimitRequestRatio"
+                && compare_quantities(Some(amount), Some(&Value::Int(1))).is_lt()
+            {
+                let shown = plain(amount);
+                let detail = format!("ratio {shown} is less than 1");
+                errors.push(Error::invalid(&list.key(name), shown, detail));
+            }
+        }
+    }
+    let says = |field: &str| item.at(&[field, "storage"]).is_some();
+    if kind == "PersistentVolumeClaim" && !says("min") && !says("max") {
+        let detail = "either minimum or maximum storage value is required, but neither was provided";
+        errors.push(Error::required(&path.child("limits"), detail));
+    }
 }
 
 /// min ≤ defaultRequest ≤ default ≤ max, resource by resource.
@@ -112,6 +168,11 @@ fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<f
     let mut amounts = |of: &Value, list: &str, path: &Path<'_>| {
         for (name, amount) in entries(of, list) {
             invalid_each(&mut errors, &path.key(name), name.as_str(), rules::qualified_name(name));
+            let huge = |name: &str| name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-");
+            if !name.contains('/') && !QUOTA_RESOURCES.contains(&name.as_str()) && !huge(name) {
+                let detail = "must be a standard resource for quota";
+                errors.push(Error::invalid(&path.key(name), name.as_str(), detail));
+            }
             resource_value(&mut errors, name, amount, &path.key(name));
         }
     };
@@ -122,12 +183,59 @@ fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<f
         return errors;
     }
     amounts(quota.get("spec").unwrap_or(&empty), "hard", &spec.child("hard"));
+    scopes(&mut errors, quota, &spec);
     if let Some(old) = old.filter(|old| !same(old.at(&["spec", "scopes"]), quota.at(&["spec", "scopes"]))) {
         let _ = old;
         let bad = quota.at(&["spec", "scopes"]).cloned().unwrap_or_default();
         errors.push(Error::invalid(&spec.child("scopes"), bad, IMMUTABLE));
     }
     errors
+}
+
+fn scopes(errors: &mut Errors, quota: &Value, path: &Path<'_>) {
+    let (list, all) = (path.child("scopes"), quota.items_at(&["spec", "scopes"]));
+    let names: Vec<&str> = all.iter().map(|scope| scope.as_str().unwrap_or_default()).collect();
+    let bad = || Value::from(all.to_vec());
+    for _ in names.iter().filter(|name| !SCOPES.contains(name)) {
+        errors.push(Error::invalid(&list, bad(), "unsupported scope"));
+    }
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if names.contains(&one) && names.contains(&other) {
+            errors.push(Error::invalid(&list, bad(), "conflicting scopes"));
+        }
+    }
+    let selector = path.child("scopeSelector");
+    let list = selector.child("matchExpressions");
+    for (i, one) in quota.items_at(&["spec", "scopeSelector", "matchExpressions"]).iter().enumerate() {
+        scope_requirement(errors, one, &list.index(i));
+    }
+}
+
+fn scope_requirement(errors: &mut Errors, one: &Value, path: &Path<'_>) {
+    let (scope, operator) = (text(one, "scopeName"), text(one, "operator"));
+    let (values, list) = (super::look::items(one, "values"), path.child("values"));
+    if !SCOPES.contains(&scope) {
+        errors.push(Error::invalid(&path.child("scopeName"), scope, "unsupported scope"));
+    }
+    match operator {
+        "In" | "NotIn" if values.is_empty() => {
+            let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+            errors.push(Error::required(&list, detail));
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let detail = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
+            errors.push(Error::invalid(&list, Value::from(values.to_vec()), detail));
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {
+            if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
+                let detail = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+                              ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                              ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+                errors.push(Error::invalid(&path.child("operator"), operator, detail));
+            }
+        }
+        other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
+    }
 }
 
 fn validate_budget(budget: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
@@ -176,6 +284,28 @@ fn validate_priority(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> V
     errors
 }
 
+fn validate_runtime(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+    let (mut errors, path, handler) = (Vec::new(), Path::root("handler"), text(class, "handler"));
+    if let Some(old) = old.filter(|old| text(old, "handler") != handler) {
+        let _ = old;
+        errors.push(Error::invalid(&path, handler, IMMUTABLE));
+    }
+    invalid_each(&mut errors, &path, handler, rules::dns_label(handler));
+    if let Some(overhead) = given(class, "overhead") {
+        let root = Path::root("overhead");
+        let list = root.child("podFixed");
+        for (name, amount) in entries(overhead, "podFixed") {
+            invalid_each(&mut errors, &list.key(name), name.as_str(), rules::qualified_name(name));
+            resource_value(&mut errors, name, amount, &list.key(name));
+        }
+    }
+    if let Some(scheduling) = given(class, "scheduling") {
+        let root = Path::root("scheduling");
+        meta::labels(&mut errors, scheduling.get("nodeSelector"), &root.child("nodeSelector"));
+    }
+    errors
+}
+
 fn validate_lease(lease: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
     let (empty, path) = (Value::Null, Path::root("spec"));
@@ -218,10 +348,57 @@ mod tests {
     }
 
     #[test]
+    fn quotas() {
+        let cases: &[(&str, &[&str])] = &[
+            (
+                "{spec: {hard: {pods: 1, count/jobs.batch: 2, requests.nvidia.com/gpu: 1}, scopes: [BestEffort]}}",
+                &[],
+            ),
+            (
+                "{spec: {hard: {apples: 1}}}",
+                &["spec.hard[apples]: Invalid value: \"apples\": must be a standard resource for quota"],
+            ),
+            (
+                "{spec: {hard: {pods: '-1'}}}",
+                &["spec.hard[pods]: Invalid value: \"-1\": must be greater than or equal to 0"],
+            ),
+            (
+                "{spec: {scopes: [Terminating, NotTerminating]}}",
+                &["spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes"],
+            ),
+            (
+                "{spec: {scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In}]}}}",
+                &[
+                    "spec.scopeSelector.matchExpressions[0].values: Required value: must be at least one value when `operator` is 'In' \
+                     or 'NotIn' for scope selector",
+                ],
+            ),
+        ];
+        for (yaml, wanted) in cases {
+            assert_eq!(create_errors("", "ResourceQuota", yaml), *wanted, "{yaml}");
+        }
+        assert_eq!(
+            create_errors("", "LimitRange", "{spec: {limits: [{type: PersistentVolumeClaim}]}}"),
+            [
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided"
+            ]
+        );
+    }
+
+    #[test]
     fn classes_and_budgets() {
         assert_eq!(
             update_errors("scheduling.k8s.io", "PriorityClass", "{value: 1}", "{value: 2}"),
             ["value: Forbidden: may not be changed in an update."]
+        );
+        assert_eq!(
+            update_errors("node.k8s.io", "RuntimeClass", "{handler: runc}", "{handler: Kata}"),
+            [
+                "handler: Invalid value: \"Kata\": field is immutable",
+                "handler: Invalid value: \"Kata\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or \
+                 '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation \
+                 is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ]
         );
         assert_eq!(
             create_errors("policy", "PodDisruptionBudget", "{spec: {minAvailable: 50}}"),

@@ -214,7 +214,7 @@ pub(super) const ROWS: &[Row] = &[
 
     namespaced(COORDINATION, "Lease", "leases").hooks(quota::LEASE).columns(columns::LEASE).create_on_update().conditional(),
 
-    cluster(NODE, "RuntimeClass", "runtimeclasses").columns(columns::RUNTIME_CLASS).conditional(),
+    cluster(NODE, "RuntimeClass", "runtimeclasses").hooks(quota::RUNTIME_CLASS).columns(columns::RUNTIME_CLASS).conditional(),
 
     namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(endpoints::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
 
