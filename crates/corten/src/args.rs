@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use corten_controllers::load_balancer::Span;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::proxy::ProxyMode;
 
 /// Kubernetes in one binary: a cluster in a second, with nothing else to install.
 ///
@@ -57,6 +59,8 @@ pub enum Command {
     Scheduler(SchedulerArgs),
     /// Start only the controllers, for any Kubernetes API server.
     ControllerManager(ControllerArgs),
+    /// Run only the service proxy of this machine, against the API server of a kubeconfig.
+    Proxy(Box<ProxyAloneArgs>),
     /// Stop a cluster and remove everything that it put on this machine.
     ///
     /// Ends the process and all containers, then removes mounts, namespaces, interfaces, rules and cgroups of that name. The
@@ -185,6 +189,9 @@ pub struct NodeArgs {
     /// Reach this registry (HOST or HOST:PORT) by plain HTTP; those on loopback always are.
     #[arg(long, value_name = "HOST", help_heading = "Node")]
     pub insecure_registry: Vec<String>,
+    /// The service proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
     /// Ways to other nodes.
     #[command(flatten)]
     pub pod_network: PodNetworkArgs,
@@ -235,6 +242,52 @@ pub struct AgentArgs {
     /// The node.
     #[command(flatten)]
     pub node: NodeArgs,
+}
+
+/// How services are led to pods.
+#[derive(Clone, Debug, Args)]
+pub struct ProxyArgs {
+    /// How services are led to pods: nftables, iptables, ipvs, userspace, or none where another proxy does it.
+    #[arg(long, value_name = "MODE", default_value = "nftables", help_heading = "Services")]
+    pub proxy_mode: ProxyMode,
+    /// Give all traffic to cluster IPs an address of this node as its source.
+    #[arg(long, help_heading = "Services")]
+    pub masquerade_all: bool,
+    /// Take node ports only on addresses of this node in these ranges [default: on all but loopback].
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Services")]
+    pub node_port_addresses: Vec<IpNet>,
+}
+
+/// `corten proxy`
+#[derive(Clone, Debug, Args)]
+pub struct ProxyAloneArgs {
+    /// Rules on this host carry the name.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Where the API server is.
+    #[command(flatten)]
+    pub alone: AloneArgs,
+    /// How services are led to pods.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "NAME", alias = "hostname-override", help_heading = "Node")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: the address of the default route].
+    #[arg(long, value_name = "ADDR", help_heading = "Node")]
+    pub node_ip: Option<IpAddr>,
+    /// Addresses of pods: what comes from elsewhere gets an address of this node.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Network")]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Addresses of services: packets to those that no service has are dropped.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Network")]
+    pub service_cidr: Vec<IpNet>,
+    /// Where /healthz and /livez are served [default: nowhere].
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Services")]
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Only remove all rules of that name and end.
+    #[arg(long)]
+    pub cleanup: bool,
 }
 
 /// How a part that runs alone finds its API server.

@@ -110,7 +110,8 @@ fn remove_network(name: &str, layout: &Layout) -> Result<()> {
         mtu: None,
     })
     .context("pod network")?;
-    runtime.block_on(network.teardown()).context("remove the pod network")
+    runtime.block_on(network.teardown()).context("remove the pod network")?;
+    runtime.block_on(corten_proxy::cleanup(name)).context("remove the rules of services")
 }
 
 fn remove(path: &Path) -> Result<()> {

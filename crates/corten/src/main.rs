@@ -16,6 +16,7 @@ mod parts;
 mod pid_file;
 mod pki;
 mod pod_network;
+mod proxy;
 mod ready;
 mod signals;
 mod token;
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Token(args) => token::print(&args),
         Command::Scheduler(args) => block_on(alone::scheduler(args)),
         Command::ControllerManager(args) => block_on(alone::controllers(args)),
+        Command::Proxy(args) => block_on(proxy::alone(*args)),
         Command::Down(args) => down::down(&args),
         Command::Image(args) => block_on(image::image(args)),
         Command::Kubeconfig(args) => kubeconfig::print(&args),

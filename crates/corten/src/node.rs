@@ -16,6 +16,7 @@ use crate::args::{NodeArgs, Ranges};
 use crate::layout::Layout;
 use crate::parts::Parts;
 use crate::pod_network;
+use crate::proxy;
 
 /// A part of the node, by the name that it has towards the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +176,7 @@ impl Prepared {
         if self.node.args.container_runtime_endpoint.is_none() {
             self.node.start_runtime(parts)?;
         }
+        proxy::start(&self.node, parts);
         let stop = self.node.stop.clone();
         parts.start("kubelet", async move { Ok(self.kubelet.run(stop).await?) });
         Ok(())

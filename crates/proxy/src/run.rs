@@ -125,7 +125,7 @@ impl Pending {
         let pending = Pending::default();
         let me = pending.clone();
         inputs.services.on_change(move |event| {
-            me.tell(|waiting| drop(waiting.services.insert(Key::of(&**event.object()))))
+            me.tell(|waiting| waiting.services.extend([Key::of(&**event.object())]))
         });
         let me = pending.clone();
         inputs.slices.on_change(move |event| me.tell(|waiting| waiting.slice(event)));
