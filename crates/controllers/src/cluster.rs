@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_client::{Informer, Informers, Recorder};
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
@@ -98,6 +98,7 @@ informers! {
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
     "Jobs." jobs: Job;
+    "Stateful sets." stateful_sets: StatefulSet;
     "Services." services: Service;
     "Volume claims." claims: PersistentVolumeClaim;
     "Resource quotas." quotas: ResourceQuota;

@@ -14,6 +14,7 @@ pub mod deployment;
 pub mod endpoints;
 pub mod expect;
 pub mod gc;
+pub mod history;
 pub mod index;
 pub mod job;
 pub mod load_balancer;
@@ -26,6 +27,7 @@ pub mod quota;
 pub mod replica;
 pub mod service_account;
 pub mod shell;
+pub mod stateful;
 
 pub use cluster::{Cluster, Config};
 
@@ -55,6 +57,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         pod_gc::run(&cluster),
         quota::run(&cluster),
         service_account::run(&cluster),
+        stateful::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
         replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),
     );

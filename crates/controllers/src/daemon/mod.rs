@@ -1,6 +1,5 @@
 //! Daemon sets: one pod on every node that fits, replaced node by node when the template changes.
 
-pub mod history;
 pub mod plan;
 mod run;
 

@@ -12,12 +12,12 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use super::history;
 use super::plan::{self, Plan};
 use crate::answer::{changed_is_fine, gone_is_fine};
 use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::expect::Expectations;
+use crate::history;
 use crate::pods;
 use crate::shell::Shell;
 
@@ -120,10 +120,10 @@ impl Controller {
         let Some(present) = history::present(set, &own) else {
             let revision = history::new(set, next);
             return match api.create(&PostParams::default(), &revision).await {
-                Ok(made) => Ok((history::hash_of(&made).to_owned(), own)),
+                Ok(made) => Ok((history::hash_of::<DaemonSet>(&made).to_owned(), own)),
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                     let found = api.get(revision.metadata.name.as_deref().unwrap_or_default()).await?;
-                    Ok((history::hash_of(&found).to_owned(), own))
+                    Ok((history::hash_of::<DaemonSet>(&found).to_owned(), own))
                 }
                 Err(error) => Err(error),
             };
@@ -133,7 +133,7 @@ impl Controller {
             api.patch(present.metadata.name.as_deref().unwrap_or_default(), &PatchParams::default(), &patch)
                 .await?;
         }
-        Ok((history::hash_of(present).to_owned(), own.clone()))
+        Ok((history::hash_of::<DaemonSet>(present).to_owned(), own.clone()))
     }
 
     async fn carry_out(&self, key: &Key, set: &DaemonSet, plan: Plan, hash: &str) -> Result<(), kube::Error> {
@@ -198,9 +198,11 @@ impl Controller {
         revisions: &[Arc<ControllerRevision>],
         pods: &[Arc<Pod>],
     ) -> Result<(), kube::Error> {
-        let present =
-            history::present(set, revisions).map(|r| history::hash_of(r).to_owned()).unwrap_or_default();
-        let in_use = |hash: &str| hash == present || pods.iter().any(|p| plan::is_updated(p, hash));
+        let present = history::present(set, revisions).map(|r| history::hash_of::<DaemonSet>(r).to_owned());
+        let in_use = |revision: &ControllerRevision| {
+            let hash = history::hash_of::<DaemonSet>(revision);
+            present.as_deref() == Some(hash) || pods.iter().any(|p| plan::is_updated(p, hash))
+        };
         let api: Api<ControllerRevision> = Api::namespaced(self.cluster.client.clone(), &key.namespace);
         for revision in history::surplus(set.spec.revision_history_limit.unwrap_or(10), revisions, in_use) {
             let name = revision.metadata.name.as_deref().unwrap_or_default();
