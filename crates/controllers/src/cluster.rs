@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
     Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,7 @@ informers! {
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
     "Jobs." jobs: Job;
+    "Disruption budgets." budgets: PodDisruptionBudget;
     "Stateful sets." stateful_sets: StatefulSet;
     "Services." services: Service;
     "Volume claims." claims: PersistentVolumeClaim;

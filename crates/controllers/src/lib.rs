@@ -11,6 +11,7 @@ pub mod claim;
 pub mod cluster;
 pub mod daemon;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod expect;
 pub mod gc;
@@ -45,6 +46,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         certificates::run(&cluster),
         daemon::run(&cluster),
         deployment::run(&cluster),
+        disruption::run(&cluster),
         endpoints::run(&cluster),
         endpoints::run_legacy(&cluster),
         endpoints::run_mirror(&cluster),
