@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use corten_client::{Informer, Informers, Recorder};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
     Service, ServiceAccount,
@@ -99,6 +99,7 @@ informers! {
     "Daemon sets." daemon_sets: DaemonSet;
     "Controller revisions." revisions: ControllerRevision;
     "Jobs." jobs: Job;
+    "Cron jobs." cron_jobs: CronJob;
     "Disruption budgets." budgets: PodDisruptionBudget;
     "Stateful sets." stateful_sets: StatefulSet;
     "Services." services: Service;

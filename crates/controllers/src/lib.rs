@@ -9,6 +9,7 @@ pub mod answer;
 pub mod certificates;
 pub mod claim;
 pub mod cluster;
+pub mod cron;
 pub mod daemon;
 pub mod deployment;
 pub mod disruption;
@@ -44,6 +45,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
     }
     tokio::join!(
         certificates::run(&cluster),
+        cron::run(&cluster),
         daemon::run(&cluster),
         deployment::run(&cluster),
         disruption::run(&cluster),
@@ -52,6 +54,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         endpoints::run_mirror(&cluster),
         gc::run(&cluster),
         job::run(&cluster),
+        job::run_ttl(&cluster),
         load_balancer::run(&cluster),
         namespace::run(&cluster),
         node_cidr::run(&cluster),

@@ -6,8 +6,10 @@ mod failure;
 mod indexes;
 mod plan;
 mod run;
+mod ttl;
 
 pub use run::run;
+pub use ttl::run as run_ttl;
 
 /// Keeps a pod until its end is counted.
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
