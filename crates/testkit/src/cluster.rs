@@ -126,6 +126,12 @@ impl Cluster {
         Output::of(command.stdin(Stdio::null()), None)
     }
 
+    /// Where its API server is reached from other machines.
+    pub fn server(&self) -> String {
+        let host = self.machine.as_ref().expect("a cluster on a machine of its own").address;
+        format!("https://{host}:6443")
+    }
+
     /// A program where the cluster is.
     pub fn command(&self, program: &Path) -> Command {
         match &self.machine {

@@ -4,6 +4,7 @@
 //! unique names, ports and addresses; a watchdog process takes them down however the test program ends. Failures panic:
 //! this crate is for tests only.
 
+mod agent;
 mod api;
 mod build;
 mod cluster;
@@ -15,6 +16,7 @@ mod registry;
 mod wait;
 mod watchdog;
 
+pub use agent::Agent;
 pub use api::{Answer, Api};
 pub use build::{corten, root};
 pub use cluster::{Cluster, NODE, Options, cluster, free_port};

@@ -1,0 +1,146 @@
+//! Several nodes: network namespaces stand for machines, joined by a switch or a router.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use std::time::Duration;
+
+use corten_testkit::{Agent, Cluster, Lan, Middle, NODE, Namespace, Options, eventually, within};
+use serde_json::{Value, json};
+
+/// A node that says nothing is believed for most of a minute; then its pods are evicted.
+const CUT_OFF: Duration = Duration::from_secs(180);
+
+/// A cluster on the first machine and an agent on each other one.
+fn start(lan: &Lan, flags: &[&str]) -> (Cluster, Vec<Agent>) {
+    let cluster = Cluster::start(Options {
+        beside_others: true,
+        machine: Some(lan.machines[0].clone()),
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        ..Options::default()
+    });
+    let others = lan.machines[1..].iter().zip(2..);
+    let agents = others.map(|(m, n)| Agent::join(&cluster, m, &format!("node-{n}"), flags)).collect();
+    (cluster, agents)
+}
+
+/// One pod on each node, named after it; returns names and addresses.
+fn a_pod_on_each(namespace: &Namespace<'_>, agents: &[Agent]) -> Vec<(String, String)> {
+    let nodes: Vec<&str> = [NODE].into_iter().chain(agents.iter().map(|agent| agent.node.as_str())).collect();
+    for node in &nodes {
+        let overrides = format!("--overrides={}", json!({ "spec": { "nodeName": node } }));
+        namespace
+            .kubectl(&["run", node, "--image=corten.local/testserver:1", "--labels=app=each", &overrides])
+            .ok();
+    }
+    let address = |node: &&str| {
+        namespace.wait(&format!("pod/{node}"), "condition=Ready");
+        let pod = namespace.get(&format!("pod/{node}"));
+        (node.to_string(), pod["status"]["podIP"].as_str().unwrap().to_owned())
+    };
+    nodes.iter().map(address).collect()
+}
+
+fn ask(namespace: &Namespace<'_>, from: &str, url: &str) -> Option<String> {
+    let output = namespace.kubectl(&["exec", from, "--", "testserver", "get", "--timeout", "2", url]);
+    output.success().then(|| output.stdout.trim().trim_start_matches("::ffff:").to_owned())
+}
+
+/// Each pod reaches each other one, which sees its own address.
+#[track_caller]
+fn all_reach_all(namespace: &Namespace<'_>, pods: &[(String, String)]) {
+    for (from, from_ip) in pods {
+        for (to, to_ip) in pods.iter().filter(|(to, _)| to != from) {
+            let url = format!("http://{to_ip}:8080/client");
+            // The ways lead there as soon as the nodes have heard of each other.
+            eventually(&format!("{from} reaches {to}"), || {
+                (ask(namespace, from, &url).as_ref() == Some(from_ip)).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
+fn three_neighbours_by_routes() {
+    let lan = Lan::new(3, Middle::Switch);
+    let (cluster, agents) = start(&lan, &[]);
+    let namespace = cluster.namespace("three");
+    let pods = a_pod_on_each(&namespace, &agents);
+    all_reach_all(&namespace, &pods);
+    for (machine, own) in lan.machines.iter().zip(&pods) {
+        let routes = machine.run(&["ip", "route"]);
+        for (_, other) in pods.iter().filter(|pod| *pod != own) {
+            let range = other.rsplit_once('.').unwrap().0;
+            assert!(routes.ok().contains(&format!("{range}.0/24 via 192.168.77.")), "{routes}");
+        }
+        assert!(!machine.run(&["ip", "link"]).ok().contains("-vx"), "no tunnel without need");
+    }
+    // What kubectl asks of other nodes' kubelets.
+    assert!(namespace.kubectl(&["logs", "node-3"]).ok().contains("GET /client"));
+}
+
+#[test]
+fn two_strangers_by_vxlan() {
+    let lan = Lan::new(2, Middle::Router);
+    let (cluster, agents) = start(&lan, &[]);
+    let namespace = cluster.namespace("strangers");
+    let pods = a_pod_on_each(&namespace, &agents);
+    all_reach_all(&namespace, &pods);
+    for (machine, name) in lan.machines.iter().zip([cluster.name(), agents[0].name()]) {
+        machine.run(&["ip", "link", "show", &format!("{name}-vx")]).says("mtu 1450").ok();
+    }
+
+    // A policy is enforced on the node of the pod that it guards.
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": { "name": "guard" },
+        "spec": { "podSelector": { "matchLabels": { "app": "each" } }, "ingress": [
+            { "from": [{ "podSelector": { "matchLabels": { "friend": "yes" } } }] }] },
+    });
+    namespace.kubectl_with(&["create", "-f", "-"], &policy.to_string()).ok();
+    let url = format!("http://{}:8080/client", pods[1].1);
+    eventually("the policy holds", || ask(&namespace, NODE, &url).is_none().then_some(()));
+    namespace.kubectl(&["label", "pod", NODE, "friend=yes"]).ok();
+    eventually("a friend on another node", || ask(&namespace, NODE, &url));
+}
+
+#[test]
+fn a_node_cut_off_and_back() {
+    let lan = Lan::new(2, Middle::Switch);
+    let (cluster, agents) = start(&lan, &[]);
+    let namespace = cluster.namespace("cut");
+    let toleration = |key: &str| json!({ "key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1 });
+    let spread = json!([{ "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": { "matchLabels": { "app": "web" } } }]);
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": { "replicas": 2, "selector": { "matchLabels": { "app": "web" } }, "template": {
+            "metadata": { "labels": { "app": "web" } },
+            "spec": {
+                "tolerations": [toleration("unreachable"), toleration("not-ready")],
+                "topologySpreadConstraints": spread,
+                "containers": [{ "name": "c", "image": "corten.local/testserver:1" }],
+            },
+        } },
+    });
+    namespace.kubectl_with(&["create", "-f", "-"], &deployment.to_string()).ok();
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
+    let on = |node: &str, good: &dyn Fn(&Value) -> bool| {
+        let pods = namespace.kubectl(&["get", "pods", "-l", "app=web", "-o", "json"]).json();
+        let pods = pods["items"].as_array().unwrap();
+        pods.iter().filter(|pod| pod["spec"]["nodeName"] == node && good(pod)).count()
+    };
+    let lives = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    assert_eq!((on(NODE, &lives), on("node-2", &lives)), (1, 1), "one on each");
+
+    lan.cable(2, "down");
+    within(CUT_OFF, "the node is NotReady", || (!agents[0].is_ready(&cluster)).then_some(()));
+    within(CUT_OFF, "its pod is replaced", || {
+        (on(NODE, &lives) == 2 && on("node-2", &lives) == 0).then_some(())
+    });
+    namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
+    assert_eq!(on("node-2", &|pod| !lives(pod)), 1, "nobody knows whether the old one has ended");
+
+    lan.cable(2, "up");
+    within(CUT_OFF, "the node is back", || agents[0].is_ready(&cluster).then_some(()));
+    within(CUT_OFF, "the old pod is gone", || (on("node-2", &|_| true) == 0).then_some(()));
+    let pods = a_pod_on_each(&namespace, &agents);
+    all_reach_all(&namespace, &pods);
+}
