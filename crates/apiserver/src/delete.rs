@@ -278,6 +278,7 @@ pub(crate) async fn remove(
             Some(bytes) => Txn::update(key.as_str(), bytes.clone(), revision),
             None => Txn::delete(key.as_str(), revision),
         };
+        let txn = txn.urgent(true);
         match store.txn(txn).await {
             Ok(done) => {
                 return Ok(match bytes {

@@ -27,6 +27,8 @@ const MAX_TRIES: usize = 12;
 const MAX_NAMES: usize = 8;
 /// Events written within this time share a lease.
 const LEASE_SHARE: Duration = Duration::from_secs(60);
+/// Namespace of the nodes' signs of life.
+const NODE_LEASES: &str = "kube-node-lease";
 
 /// POST.
 pub(crate) async fn create(
@@ -348,7 +350,7 @@ impl<'a> Write<'a> {
         }
         let key = self.call.key(name);
         let txn = if gone { Txn::delete(key, revision) } else { Txn::update(key, bytes.clone(), revision) };
-        let txn = self.leased(txn).await?;
+        let txn = self.leased(txn).await?.urgent(self.is_urgent(object));
         match self.server.config().store.txn(txn).await {
             Ok(done) => {
                 if gone {
@@ -359,6 +361,13 @@ impl<'a> Write<'a> {
             Err(StoreError::Conflict { .. }) => Err(self.overtaken(name, live)),
             Err(error) => Err(store_error(error).into()),
         }
+    }
+
+    /// What a full disk must not stop: the way of an object to its end, and the node's sign of life, without which its pods
+    /// would be moved away.
+    fn is_urgent(&self, object: &Value) -> bool {
+        meta::is_deleting(object)
+            || self.call.kind.storage_prefix == "leases" && self.call.info.namespace == NODE_LEASES
     }
 
     fn overtaken(&self, name: &str, live: Option<&Live>) -> Failure {

@@ -109,6 +109,8 @@ pub struct Txn {
     pub preconditions: Vec<Precondition>,
     /// Done in this order.
     pub ops: Vec<Op>,
+    /// Must get through on a full disk, too: what frees room, or keeps the cluster alive until there is some again.
+    pub urgent: bool,
 }
 
 impl Txn {
@@ -149,6 +151,13 @@ impl Txn {
     #[must_use]
     pub fn remove(mut self, key: impl Into<Key>) -> Self {
         self.ops.push(Op::Delete { key: key.into() });
+        self
+    }
+
+    /// Lets it use the room that the store keeps for a full disk.
+    #[must_use]
+    pub fn urgent(mut self, urgent: bool) -> Self {
+        self.urgent = urgent;
         self
     }
 

@@ -38,6 +38,15 @@ fn on_small_disk(megabytes: u64, test: impl FnOnce(&Path) + Send + 'static) {
     }
 }
 
+/// The store looks for room once a second.
+async fn eventually<T, F: Future<Output = Result<T, StoreError>>>(mut attempt: impl FnMut() -> F) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let Err(error) = attempt().await {
+        assert!(std::time::Instant::now() < deadline, "no room again: {error}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 async fn fill(store: &Embedded) -> usize {
     for n in 0..100 {
         let before = store.current_revision().await.unwrap();
@@ -77,10 +86,42 @@ async fn full_and_free_again(dir: &Path) {
     assert!(store.stats().failed_batches > 0);
 
     std::fs::remove_file(&filler).unwrap();
-    store.txn(Txn::create("/full/after", vec![0; 50_000])).await.unwrap();
+    eventually(|| store.txn(Txn::create("/full/after", vec![0; 50_000]))).await;
     let live = store.list(&ListQuery::default()).await.unwrap();
     assert_eq!(live.entries.len(), written + 1);
     drop((store, watcher));
+    let store = Embedded::open(Options::new(dir.join("store"))).unwrap();
+    assert_eq!(store.list(&ListQuery::default()).await.unwrap(), live);
+}
+
+/// What is urgent gets through a disk without a free byte, and only that.
+async fn deletions_get_through(dir: &Path) {
+    let store = Arc::new(Embedded::open(Options::new(dir.join("store"))).unwrap());
+    for n in 0..100 {
+        store.txn(Txn::create(format!("/pods/{n:03}"), vec![b'x'; 3000])).await.unwrap();
+    }
+    let mut filler = std::fs::File::create(dir.join("filler")).unwrap();
+    while filler.write_all(&[1; 4096]).is_ok() {}
+    drop(filler);
+    let written = fill(&store).await;
+    // Marked, updated, removed: as a pod goes. Others that come at the same time are refused.
+    for n in 0..100 {
+        let key = format!("/pods/{n:03}");
+        for _ in 0..2 {
+            let revision = store.get(&key, None).await.unwrap().unwrap().mod_revision;
+            store.txn(Txn::update(key.as_str(), vec![b'y'; 3200], revision).urgent(true)).await.unwrap();
+        }
+        let revision = store.get(&key, None).await.unwrap().unwrap().mod_revision;
+        let ordinary = store.txn(Txn::create(format!("/no/{n}"), vec![b'z'; 10]));
+        let (ordinary, deleted) = tokio::join!(ordinary, store.txn(Txn::delete(key, revision).urgent(true)));
+        assert!(matches!(ordinary, Err(StoreError::StorageFull(_))), "{ordinary:?}");
+        deleted.unwrap();
+    }
+    assert_eq!(store.list(&ListQuery::default()).await.unwrap().entries.len(), written);
+    std::fs::remove_file(dir.join("filler")).unwrap();
+    eventually(|| store.txn(Txn::create("/again", vec![0; 50_000]))).await;
+    let live = store.list(&ListQuery::default()).await.unwrap();
+    drop(store);
     let store = Embedded::open(Options::new(dir.join("store"))).unwrap();
     assert_eq!(store.list(&ListQuery::default()).await.unwrap(), live);
 }
@@ -117,6 +158,11 @@ fn block_on(test: impl Future<Output = ()>) {
 #[test]
 fn a_full_disk_fails_its_batch_and_nothing_else() {
     on_small_disk(2, |dir| block_on(full_and_free_again(dir)));
+}
+
+#[test]
+fn a_full_disk_can_be_emptied() {
+    on_small_disk(16, |dir| block_on(deletions_get_through(dir)));
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct Batch {
     /// Forget history up to here when the batch is published.
     pub compact: Option<Revision>,
     pub transactions: usize,
+    /// Something in it must get through on a full disk.
+    pub urgent: bool,
     /// Revision after what is staged so far.
     revision: Revision,
     /// Keys as they will be; `None` = absent.
@@ -49,6 +51,7 @@ impl Batch {
             changes: Changes::default(),
             compact: None,
             transactions: 0,
+            urgent: false,
             revision,
             staged: HashMap::new(),
             answers: Vec::new(),
@@ -89,7 +92,9 @@ impl Batch {
         txn: Txn,
         reply: oneshot::Sender<Result<Committed, StoreError>>,
     ) {
+        let urgent = txn.urgent;
         let outcome = self.try_txn(state, leases, txn);
+        self.urgent |= urgent && outcome.is_ok();
         match &outcome {
             // Decided by what is on disk already, whatever becomes of this batch.
             Err(StoreError::Conflict { key, .. }) if !self.staged.contains_key(key) => {

@@ -14,14 +14,16 @@ use std::{
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
+use super::reserve::Reserve;
 use crate::{Entry, Event, Key, LeaseId, MAX_TXN_OPS, Revision, StoreError};
 
 /// The layout that `schema.sql` makes.
 const SCHEMA_VERSION: i64 = 1;
 
 /// Checkpoint when about this many pages are in the write-ahead log (4 MiB): small enough to keep the file small,
-/// large enough that a page that changes often is copied rarely.
+/// large enough that a page that changes often is copied rarely. Small disks have fewer.
 const CHECKPOINT_PAGES: usize = 1000;
+const LEAST_CHECKPOINT_PAGES: usize = 16;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -88,6 +90,10 @@ pub(super) struct Disk {
     conn: Connection,
     /// Estimated pages in the write-ahead log since the last checkpoint.
     wal_pages: usize,
+    /// How many there may be.
+    checkpoint_pages: usize,
+    /// What is kept for a full disk.
+    pub reserve: Reserve,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -109,7 +115,10 @@ impl Disk {
         conn.execute_batch(SETTINGS).map_err(disk_error)?;
         check_durable(&conn)?;
         prepare_schema(&mut conn)?;
-        Ok(Self { conn, wal_pages: 0, _lock: lock })
+        let reserve = Reserve::open(dir);
+        let pages = usize::try_from(reserve.log_bytes()).unwrap_or(usize::MAX) / PAGE_BYTES;
+        let checkpoint_pages = pages.clamp(LEAST_CHECKPOINT_PAGES, CHECKPOINT_PAGES);
+        Ok(Self { conn, wal_pages: 0, checkpoint_pages, reserve, _lock: lock })
     }
 
     /// The oldest revision that the log can tell.
@@ -147,11 +156,24 @@ impl Disk {
     }
 
     /// Writes a batch and syncs. With `trim`, also deletes those rows and notes the floor that made them useless.
-    /// On an error nothing of it was done.
-    pub fn write(&mut self, changes: &Changes, trim: Option<(&[Dead], Revision)>) -> Result<(), StoreError> {
+    /// An urgent batch may use the reserve. On an error nothing of it was done.
+    pub fn write(
+        &mut self,
+        changes: &Changes,
+        trim: Option<(&[Dead], Revision)>,
+        urgent: bool,
+    ) -> Result<(), StoreError> {
+        let full = |result: &Result<(), StoreError>| matches!(result, Err(StoreError::StorageFull(_)));
         let mut result = write(&mut self.conn, changes, trim).map_err(disk_error);
         // Once it is checkpointed, the write-ahead log's own space serves again.
-        if matches!(result, Err(StoreError::StorageFull(_))) && self.wal_pages > 0 && self.checkpoint() {
+        if full(&result) && self.wal_pages > 0 && self.checkpoint() {
+            result = write(&mut self.conn, changes, trim).map_err(disk_error);
+        }
+        if full(&result) {
+            self.reserve.close();
+        }
+        while urgent && full(&result) && self.reserve.give() {
+            self.checkpoint();
             result = write(&mut self.conn, changes, trim).map_err(disk_error);
         }
         let trimmed = trim.map_or(0, |(dead, _)| dead.len() / 2);
@@ -161,7 +183,7 @@ impl Disk {
 
     /// Moves the write-ahead log into the file when it has grown. Called when nobody waits for an answer.
     pub fn checkpoint_when_due(&mut self) {
-        if self.wal_pages >= CHECKPOINT_PAGES {
+        if self.wal_pages >= self.checkpoint_pages {
             self.checkpoint();
         }
     }
@@ -175,7 +197,7 @@ impl Disk {
             }
             // It costs only space: everything stays in the write-ahead log.
             Err(error) => {
-                self.wal_pages = CHECKPOINT_PAGES / 2;
+                self.wal_pages = self.checkpoint_pages / 2;
                 tracing::warn!(%error, "cannot checkpoint the store");
                 false
             }

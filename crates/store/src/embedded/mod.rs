@@ -12,6 +12,7 @@ mod disk;
 mod groups;
 mod history;
 mod leases;
+mod reserve;
 mod state;
 mod writer;
 

@@ -28,6 +28,12 @@ const TRIM_BYTES: usize = 4 * 1024 * 1024;
 /// Most rows deleted with one batch, so that nobody waits for long.
 const TRIM_MAX_ROWS: usize = 4096;
 
+/// On a full disk history becomes this short, so that its rows make room for deletions.
+const KEPT_WHEN_FULL: Revision = 64;
+
+/// And so many useless rows go with every batch: few, because deleting needs room in the write-ahead log.
+const TRIM_WHEN_FULL: usize = 32;
+
 /// Rows between two looks at the history's bounds while loading.
 const LOAD_SETTLE_ROWS: usize = 1024;
 
@@ -65,6 +71,8 @@ pub(super) struct Writer {
     dead: Vec<Dead>,
     /// No lease is expired before this time.
     expiry_after: Duration,
+    /// The disk is full: only urgent transactions are taken.
+    full: bool,
 }
 
 impl Writer {
@@ -89,7 +97,9 @@ impl Writer {
         });
         let clock = options.clock.clone();
         let expiry_after = Duration::ZERO;
-        Ok((Self { queue, shared: shared.clone(), disk, leases, clock, dead, expiry_after }, shared))
+        let writer =
+            Self { queue, shared: shared.clone(), disk, leases, clock, dead, expiry_after, full: false };
+        Ok((writer, shared))
     }
 
     /// Works until the store is closed.
@@ -126,14 +136,22 @@ impl Writer {
     fn round(&mut self, first: Option<Request>) -> Option<Reply<()>> {
         let now = self.clock.now();
         let mut close = None;
+        self.full = self.disk.reserve.is_closed(now);
         let shared = self.shared.clone();
         let state = shared.read();
         let mut batch = Batch::new(state.revision());
+        if self.full {
+            batch.compact = Some(state.revision().saturating_sub(KEPT_WHEN_FULL));
+        }
         self.expire(&mut batch, &state, now);
         let mut next = first;
         while let Some(Request { command, place }) = next {
             drop(place);
-            close = self.stage(&mut batch, &state, command, now);
+            close = match (self.full, command) {
+                (true, Command::Txn { txn, reply }) if !txn.urgent => refuse(reply),
+                (true, Command::LeaseGrant { reply, .. }) => refuse(reply),
+                (_, command) => self.stage(&mut batch, &state, command, now),
+            };
             let more = close.is_none() && batch.has_room();
             next = if more { self.queue.try_recv().ok() } else { None };
         }
@@ -148,6 +166,7 @@ impl Writer {
             return;
         }
         for id in self.leases.expired(now) {
+            batch.urgent = true;
             batch.revoke(state, &self.leases, id);
             if batch.changes.rows.len() >= EXPIRY_ROWS {
                 break;
@@ -212,13 +231,14 @@ impl Writer {
         }
         let started = self.clock.now();
         let bytes: usize = self.dead.iter().map(|dead| dead.bytes).sum();
-        let trim = if self.dead.len() >= TRIM_ROWS || bytes >= TRIM_BYTES {
-            self.dead.len().min(TRIM_MAX_ROWS)
-        } else {
-            0
+        let trim = match self.dead.len() {
+            rows if self.full => rows.min(TRIM_WHEN_FULL),
+            rows if rows >= TRIM_ROWS || bytes >= TRIM_BYTES => rows.min(TRIM_MAX_ROWS),
+            _ => 0,
         };
         let floor = self.shared.read().compact_revision();
-        self.disk.write(&batch.changes, (trim > 0).then_some((&self.dead[..trim], floor)))?;
+        let dead = (trim > 0).then_some((&self.dead[..trim], floor));
+        self.disk.write(&batch.changes, dead, batch.urgent)?;
         self.dead.drain(..trim);
         let took = self.clock.now().saturating_sub(started);
         self.shared.counters().batch_synced(took, batch.transactions);
@@ -238,7 +258,7 @@ impl Writer {
         drop(state);
         self.update_leases(&batch.changes, now);
         dropped.iter().for_each(|event| bury(event, &mut self.dead));
-        if batch.compact.is_some() {
+        if batch.compact.is_some() && !self.full {
             self.trim_now();
         }
         batch.answer(&Ok(()));
@@ -257,11 +277,18 @@ impl Writer {
     /// Makes a compaction felt on disk at once; what fails is done with a later batch.
     fn trim_now(&mut self) {
         let floor = self.shared.read().compact_revision();
-        match self.disk.write(&Changes::default(), Some((&self.dead, floor))) {
+        match self.disk.write(&Changes::default(), Some((&self.dead, floor)), false) {
             Ok(()) => self.dead.clear(),
             Err(error) => tracing::warn!(%error, "cannot delete compacted rows yet"),
         }
     }
+}
+
+/// Answers what a full disk has no room for.
+fn refuse<T>(reply: Reply<T>) -> Option<Reply<()>> {
+    // Nobody listens any more when the caller's future was dropped.
+    let _ = reply.send(Err(StoreError::StorageFull("database or disk is full".into())));
+    None
 }
 
 /// Notes which rows a forgotten event makes useless: the one it replaced, and its own when it was a deletion.
