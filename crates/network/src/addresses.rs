@@ -15,6 +15,8 @@ use crate::types::{NetworkError, PortMapping};
 
 /// Larger pod CIDRs are cut to this many addresses, which bounds the free list's memory (256 KiB).
 const MAX_ADDRESSES: usize = 65_536;
+/// Extension of files that are being written.
+const DRAFT: &str = "tmp";
 
 /// What is remembered of one attached sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +217,11 @@ fn read_records(dir: &Path) -> Result<BTreeMap<String, Record>, NetworkError> {
     let entries = std::fs::read_dir(dir).map_err(NetworkError::io(format!("read {}", dir.display())))?;
     for entry in entries {
         let path = entry.map_err(NetworkError::io(format!("read {}", dir.display())))?.path();
+        if path.extension().is_some_and(|extension| extension == DRAFT) {
+            // A write that was cut off; what it was to replace still stands.
+            let _ = std::fs::remove_file(&path);
+            continue;
+        }
         match std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok()) {
             Some(record) => {
                 records.insert(record.sandbox_id.clone(), record);
@@ -240,10 +247,14 @@ fn write_atomically(path: &Path, content: &[u8]) -> Result<(), NetworkError> {
         return Ok(());
     }
     let mut draft = path.as_os_str().to_owned();
-    draft.push(".tmp");
-    std::fs::write(&draft, content)
-        .and_then(|()| std::fs::rename(&draft, path))
-        .map_err(NetworkError::io(format!("write {}", path.display())))
+    draft.push(".");
+    draft.push(DRAFT);
+    let written = std::fs::write(&draft, content).and_then(|()| std::fs::rename(&draft, path));
+    if written.is_err() {
+        // Half of it would only take room where there is none.
+        let _ = std::fs::remove_file(&draft);
+    }
+    written.map_err(NetworkError::io(format!("write {}", path.display())))
 }
 
 #[cfg(test)]
@@ -264,6 +275,16 @@ mod tests {
         std::fs::create_dir(dir.path().join("pod-cidr.tmp")).unwrap();
         write_atomically(&path, b"10.0.0.0/24").unwrap();
         assert!(write_atomically(&path, b"10.0.1.0/24").is_err());
+    }
+
+    #[test]
+    fn what_a_crash_cut_off_goes_silently() {
+        let dir = tempfile::tempdir().unwrap();
+        let torn = dir.path().join("sandboxes/abc.tmp");
+        std::fs::create_dir(dir.path().join("sandboxes")).unwrap();
+        std::fs::write(&torn, "{\"sandbox").unwrap();
+        assert!(read_records(&dir.path().join("sandboxes")).unwrap().is_empty());
+        assert!(!torn.exists());
     }
 
     fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {

@@ -1,11 +1,13 @@
 //! Processes run in a container beside its main one; the shim's side is `shim::exec`.
+//!
+//! Nothing of it is written to a disk: people need exec most when theirs is full.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use corten_sys::{fds, sockets};
@@ -31,8 +33,6 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest report line of a shim.
 const MAX_REPORT: usize = 64 * 1024;
-
-static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A process's streams.
 pub(crate) enum Streams {
@@ -111,17 +111,11 @@ fn spawn(
     terminal: bool,
 ) -> Result<(Ends, UnixStream)> {
     let document: serde_json::Value = files::read_json(&container.dir.join(SPEC_FILE))?;
-    let process = spec::exec_process(&document, command, terminal);
-    let file = container.dir.join(format!(
-        "exec-{}-{}.json",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ));
-    files::write_json(&file, &process)?;
     let failed = |e: std::io::Error| RuntimeError::Other(format!("start exec shim: {e}"));
+    let process = in_memory(&spec::exec_process(&document, command, terminal)).map_err(failed)?;
     let (control, theirs) = UnixStream::pair().map_err(failed)?;
     let mut shim = shim_client::shim_command(&node.config.shim_command)?;
-    shim.arg("exec").arg(&container.dir).arg(&file);
+    shim.arg("exec").arg(&container.dir);
     shim.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
     let mut shim = tokio::process::Command::from(shim);
     let mut child = shim.spawn().map_err(failed)?;
@@ -130,6 +124,7 @@ fn spawn(
     // Reaped in the background, so that it does not stay a zombie.
     tokio::spawn(async move { child.wait().await });
     control.set_read_timeout(Some(START_PATIENCE)).map_err(failed)?;
+    sockets::send_descriptor(&control, &process)?;
     let pipes = if terminal { None } else { Some(send_pipes(&control)?) };
     match read_report(&control)? {
         Report::Started(_) => {}
@@ -145,6 +140,14 @@ fn spawn(
     };
     control.set_read_timeout(None).map_err(failed)?;
     Ok((ends, control))
+}
+
+/// A file without a place on any disk.
+fn in_memory(process: &serde_json::Value) -> std::io::Result<File> {
+    let memory = nix::sys::memfd::memfd_create("process.json", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(memory);
+    file.write_all(&serde_json::to_vec(process)?)?;
+    Ok(file)
 }
 
 /// Makes the process's three pipes, hands over its ends and keeps ours.

@@ -35,7 +35,11 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
-    fs::write(&temporary, bytes).map_err(failed(format!("write {}", temporary.display())))?;
+    if let Err(error) = fs::write(&temporary, bytes) {
+        // Half of it would only take room where there is none.
+        let _ = fs::remove_file(&temporary);
+        return Err(failed(format!("write {}", temporary.display()))(error));
+    }
     fs::rename(&temporary, path).map_err(failed(format!("rename {}", temporary.display())))
 }
 

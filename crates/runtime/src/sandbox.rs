@@ -45,7 +45,7 @@ pub(crate) async fn run(node: &Arc<Node>, config: PodSandboxConfig, handler: Str
     };
     std::fs::create_dir_all(&dir).map_err(files::failed(format!("create {}", dir.display())))?;
     let sandbox = Arc::new(Sandbox::new(dir, record));
-    sandbox.update(|_| {})?;
+    sandbox.update(|_| {}).inspect_err(|_| drop(files::remove_dir(&sandbox.dir)))?;
     let _busy = sandbox.busy.lock().await;
     node.registry.add_sandbox(sandbox.clone());
     match bring_up(node, &sandbox).await {
@@ -216,7 +216,10 @@ fn pause_group(sandbox: &Sandbox) -> String {
 pub(crate) async fn stop(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let _busy = sandbox.busy.lock().await;
     let was_ready = sandbox.with(|r| r.ready);
-    sandbox.update(|r| r.ready = false)?;
+    // A full disk must not keep anything running. The record is about to go, and if not, its namespaces tell the truth.
+    if let Err(error) = sandbox.update(|r| r.ready = false) {
+        tracing::warn!(sandbox = sandbox.id, %error, "stopped sandbox still recorded as ready");
+    }
     for container in node.registry.containers_of(&sandbox.id) {
         lifecycle::stop(node, &container, Duration::ZERO).await?;
     }

@@ -259,7 +259,7 @@ fn images_that_are_not_there() {
     events_say(
         &ns,
         "invalid",
-        "Failed to apply default image tag \"UPPER:1\": couldn't parse image name \"UPPER:1\": invalid reference format",
+        "Failed to apply default image tag \"UPPER:1\": couldn't parse image name \"UPPER:1\": invalid reference format: repository name (library/UPPER) must be lowercase",
     );
     events_say(&ns, "invalid", "Error: InvalidImageName");
     // It appears: the pod starts by itself.

@@ -401,3 +401,80 @@ fn its_lease_is_renewed() {
         cluster().kubectl(&["get", "lease", NODE, "-n", "kube-node-lease"]).success().then_some(())
     });
 }
+
+/// A file system of a fixed size, gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("corten-tdisk-").tempdir().unwrap();
+        let options = format!("size={size}");
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("corten-test"), dir.path(), Some("tmpfs"), none, Some(options.as_str()))
+            .unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) {
+    use std::io::Write;
+    let mut file = fs::File::create(path).unwrap();
+    let block = [0_u8; 4096];
+    while file.write(&block).is_ok_and(|written| written > 0) {}
+}
+
+#[test]
+fn a_full_disk_stops_what_needs_room_and_nothing_else() {
+    let _heavy = heavy();
+    let disk = SmallDisk::new("192m");
+    let cluster = Cluster::start(Options {
+        beside_others: true,
+        data_dir: Some(disk.0.path().join("data")),
+        ..Options::default()
+    });
+    let ns = cluster.namespace("full");
+    let pod = |name: &str| {
+        let script = "trap exit TERM; while true; do sleep 1 & wait $!; done";
+        // Evictions for lack of disk space are another story: critical pods are left alone.
+        let spec = json!({"terminationGracePeriodSeconds": 5, "priorityClassName": "system-node-critical",
+            "containers": [{"name": "c", "image": "busybox:1.35", "command": ["sh", "-c", script]}]});
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
+    };
+    for name in ["stays", "goes", "forced"] {
+        ns.create_from(&pod(name));
+        ns.wait(&format!("pod/{name}"), "condition=Ready");
+    }
+    let filler = disk.0.path().join("filler");
+    fill(&filler);
+    let big = format!("--from-literal=a={}", "x".repeat(64 << 10));
+    eventually("a write is refused", || {
+        let name = format!("full-{}", std::process::id());
+        let refused = !ns.kubectl(&["create", "configmap", &name, &big]).success();
+        ns.kubectl(&["delete", "configmap", &name, "--ignore-not-found"]).ok();
+        refused.then_some(())
+    });
+    fill(&filler.with_extension("more"));
+    ns.kubectl(&["create", "configmap", "no", &big]).says("no space left").err();
+    ns.kubectl(&["exec", "stays", "--", "echo", "still", "there"]).says("still there").ok();
+    ns.kubectl(&["get", "pod", "stays"]).says("Running").ok();
+    ns.kubectl(&["delete", "pod", "goes", "--timeout=60s"]).ok();
+    ns.kubectl(&["delete", "pod", "forced", "--grace-period=0", "--force", "--timeout=60s"]).ok();
+    ns.kubectl(&["exec", "stays", "--", "echo", "still", "there"]).says("still there").ok();
+    for name in ["filler", "filler.more"] {
+        fs::remove_file(disk.0.path().join(name)).unwrap();
+    }
+    eventually("writes work again", || {
+        ns.kubectl(&["create", "configmap", "yes", &big]).success().then_some(())
+    });
+    ns.create_from(&pod("after"));
+    ns.wait("pod/after", "condition=Ready");
+    drop(ns);
+    cluster.down(&["--purge"]).ok();
+}

@@ -2,6 +2,8 @@
 
 /// Longest repository name.
 const MAX_NAME: usize = 255;
+/// Digits of an image id, which is no name.
+const ID_DIGITS: usize = 64;
 
 /// The parts of an image name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +38,20 @@ pub fn parse(image: &str) -> Result<Reference, String> {
     if tag.is_some_and(|tag| !valid_tag(tag)) {
         return fail("invalid reference format");
     }
+    if image.len() == ID_DIGITS && image.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return fail(&format!(
+            "invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"
+        ));
+    }
     let (registry, repository) = split_registry(name);
     if repository.chars().any(|c| c.is_ascii_uppercase()) {
-        return fail("invalid reference format: repository name must be lowercase");
+        return fail(&format!("invalid reference format: repository name ({repository}) must be lowercase"));
     }
-    if !repository.split('/').all(valid_component) || repository.len() > MAX_NAME {
+    if !valid_host(&registry) || !repository.split('/').all(valid_component) {
         return fail("invalid reference format");
+    }
+    if repository.len() > MAX_NAME {
+        return fail("repository name must not be more than 255 characters");
     }
     Ok(Reference { registry, repository, tag: tag.map(str::to_owned), digest: digest.map(str::to_owned) })
 }
@@ -60,11 +70,23 @@ fn has_upper(host: &str) -> bool {
     host.chars().any(|c| c.is_ascii_uppercase())
 }
 
+/// Labels of letters, digits and inner dashes, joined by dots; perhaps a port.
+fn valid_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.split('.').all(label) && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Lower-case letters and digits, joined by one dot, one or two underscores, or any number of dashes.
 fn valid_component(part: &str) -> bool {
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    edge(part.chars().next())
-        && edge(part.chars().last())
-        && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-'))
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let joins = |join: &str| matches!(join, "" | "." | "_" | "__") || join.bytes().all(|b| b == b'-');
+    part.starts_with(word) && part.ends_with(word) && part.split(word).all(joins)
 }
 
 fn valid_tag(tag: &str) -> bool {
@@ -100,6 +122,7 @@ mod tests {
             ("localhost/app:v1", "localhost", "app", Some("v1")),
             ("127.0.0.1:5000/a/b", "127.0.0.1:5000", "a/b", None),
             ("reg.example:5000/a/b:t", "reg.example:5000", "a/b", Some("t")),
+            ("UPPER/case", "UPPER", "case", None),
         ] {
             let found = parse(image).unwrap();
             let parts = (found.registry.as_str(), found.repository.as_str(), found.tag.as_deref());
@@ -112,12 +135,27 @@ mod tests {
 
     #[test]
     fn bad_names() {
-        for image in ["", "Nginx", "a:", "a b", "a@sha256:1", "-a", "a//b", "a:b:c"] {
+        let id = "0".repeat(64);
+        for image in [
+            "",
+            "Nginx",
+            "a:",
+            "a b",
+            "a@sha256:1",
+            "-a",
+            "a//b",
+            "a:b:c",
+            "UP_PER/case",
+            "a..b",
+            "a/Case",
+            "h.:80/a",
+            &id,
+        ] {
             assert!(parse(image).is_err(), "{image}");
         }
         assert_eq!(
             parse("NGINX").unwrap_err(),
-            "couldn't parse image name \"NGINX\": invalid reference format: repository name must be lowercase"
+            "couldn't parse image name \"NGINX\": invalid reference format: repository name (library/NGINX) must be lowercase"
         );
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Candidate {
     pub names: BTreeSet<String>,
     /// Repository digests to give it.
     pub repo_digests: BTreeSet<String>,
+    /// From an archive.
+    pub imported: bool,
 }
 
 /// An image ready for the index.
@@ -66,6 +68,7 @@ pub(super) fn unpack_image(content: &Content, candidate: Candidate) -> Result<Un
         manifest: candidate.manifest,
         names: candidate.names,
         repo_digests: candidate.repo_digests,
+        imported: candidate.imported,
         size,
         blobs,
         layers: names,

@@ -80,7 +80,7 @@ impl Found {
             repo_digests.insert(format!("import@{}", self.manifest));
         }
         names.retain(|name| !name.is_empty());
-        Ok(Candidate { manifest: self.manifest, names, repo_digests })
+        Ok(Candidate { manifest: self.manifest, names, repo_digests, imported: true })
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) struct Record {
     pub names: BTreeSet<String>,
     /// `repository@digest`.
     pub repo_digests: BTreeSet<String>,
+    /// Came from an archive: nobody can pull it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// Bytes transferred for it.
     pub size: u64,
     /// Layer blobs, lowest first.
@@ -62,6 +65,7 @@ impl Index {
                 known.names.extend(record.names);
                 known.repo_digests.extend(record.repo_digests);
                 known.manifest = record.manifest;
+                known.imported |= record.imported;
             }
             None => {
                 self.images.insert(id, record);
@@ -182,6 +186,7 @@ mod tests {
             manifest: digest('f'),
             names: set(names),
             repo_digests: set(repo_digests),
+            imported: false,
             size: 1,
             blobs: vec![],
             layers: vec![],
@@ -200,6 +205,14 @@ mod tests {
         assert_eq!(index.by_repo_digest("a@x").unwrap().0, &digest('2'));
         assert_eq!(index.by_id_prefix("22").unwrap().0, &digest('2'));
         assert_eq!(index.by_id_prefix(""), None);
+    }
+
+    #[test]
+    fn an_image_stays_imported_when_it_is_pulled_too() {
+        let mut index = Index::default();
+        index.put(digest('1'), Record { imported: true, ..record(&["a:1"], &[]) });
+        index.put(digest('1'), record(&["b:1"], &["b@x"]));
+        assert!(index.by_name("b:1").unwrap().1.imported);
     }
 
     #[test]

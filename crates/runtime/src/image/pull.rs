@@ -79,6 +79,7 @@ impl<'a> Pull<'a> {
             manifest,
             names: tagged(self.reference).filter(|_| self.reference.digest().is_none()).into_iter().collect(),
             repo_digests: [pulled_digest(self.reference, top.as_str())].into(),
+            imported: false,
         })
     }
 

@@ -111,10 +111,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     })
 }
 
-/// The first component is a registry when it has a dot or a port, or is `localhost`; Docker Hub is the default.
+/// The first component is a registry when it has a dot, a port or an upper-case letter, or is `localhost`; Docker Hub is the
+/// default.
 fn split_registry(name: &str) -> Result<(String, String), &'static str> {
     let (registry, repository) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
+        Some((first, rest)) if is_host(first) => (first, rest),
         _ => (HUB, name),
     };
     if !is_registry(registry) {
@@ -124,6 +125,10 @@ fn split_registry(name: &str) -> Result<(String, String), &'static str> {
     let official = registry == HUB && !repository.contains('/');
     let repository = if official { format!("library/{repository}") } else { repository.to_owned() };
     Ok((registry.to_owned(), repository))
+}
+
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 fn is_registry(text: &str) -> bool {
@@ -234,6 +239,10 @@ mod tests {
             ("nginx:", ""),
             ("", ""),
             ("UPPER", ""),
+            ("UPPER/case", "UPPER/case:latest"),
+            ("UPPER/Case", ""),
+            ("UP_PER/case", ""),
+            ("upper/Case", ""),
             ("a b", ""),
             ("-x", ""),
         ];

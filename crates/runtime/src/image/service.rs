@@ -123,7 +123,7 @@ fn to_cri(image: &Image) -> CriImage {
         uid: uid.map(|value| Int64Value { value }),
         username: if uid.is_some() { String::new() } else { user.to_owned() },
         spec: None,
-        pinned: false,
+        pinned: image.pinned,
     }
 }
 

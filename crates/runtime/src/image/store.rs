@@ -47,6 +47,8 @@ pub struct Image {
     pub references: Vec<String>,
     /// `repository@sha256:…` of what was pulled; for an import, of the manifest in the archive.
     pub repo_digests: Vec<String>,
+    /// The kubelet's clean-up must leave it alone: it came from an archive, may be nowhere else, and still has a name.
+    pub pinned: bool,
     /// The image configuration.
     pub config: Arc<ImageConfiguration>,
     /// Size in bytes of what was transferred: configuration, manifest and compressed layers.
@@ -238,6 +240,7 @@ impl ImageStore {
             id: id.to_string(),
             references: record.names.iter().cloned().collect(),
             repo_digests: record.repo_digests.iter().cloned().collect(),
+            pinned: record.imported && !record.names.is_empty(),
             config: self.configuration(id)?,
             size: record.size,
             layers: record.layers.iter().map(|name| layers.join(name)).collect(),

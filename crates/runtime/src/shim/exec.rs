@@ -1,13 +1,13 @@
 //! One process in a running container beside its main one: `kubectl exec`, probes, hooks.
 //!
-//! Standard input is a socket to the agent. Without a terminal the agent first sends the process's three
-//! streams over it; with one, the shim sends back the terminal's master side. Then frames: a [`Report`] line,
+//! Standard input is a socket to the agent. Over it comes first what is to run, as a file in memory; without a terminal
+//! then the process's three streams, while with one the shim sends back the terminal's master side. Then frames: a [`Report`] line,
 //! later `Done` with the exit code. When the agent asks (`Signal`) or goes away, the process is killed.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use corten_sys::{process, signals, sockets};
@@ -28,14 +28,12 @@ struct Process {
     terminal: bool,
 }
 
-pub(super) fn exec(dir: &Path, process_file: &Path) -> anyhow::Result<()> {
+pub(super) fn exec(dir: &Path) -> anyhow::Result<()> {
     process::leave_session();
     let agent = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let kept = super::trace::keep_errors()?;
     let config = super::load_config(dir)?;
-    let result = start(dir, &config, process_file, &agent);
-    let _ = std::fs::remove_file(process_file);
-    match result {
+    match start(dir, &config, &agent) {
         Ok((pid, terminal)) => {
             super::silence(&[0, 1, 2])?;
             send(&agent, &Report::Started(Started { pid, at_ns: super::now_ns() }))?;
@@ -58,14 +56,11 @@ pub(super) fn exec(dir: &Path, process_file: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn start(
-    dir: &Path,
-    config: &ShimConfig,
-    process_file: &Path,
-    agent: &UnixStream,
-) -> anyhow::Result<(i32, Option<OwnedFd>)> {
+fn start(dir: &Path, config: &ShimConfig, agent: &UnixStream) -> anyhow::Result<(i32, Option<OwnedFd>)> {
     nix::unistd::setgroups(&[]).context("drop groups")?;
-    let process: Process = files::read_json(process_file)?;
+    let file = sockets::receive_descriptor(agent)?;
+    let process_file = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let process: Process = files::read_json(&process_file)?;
     let executor = ProgramExecutor {
         seccomp: config.seccomp.clone(),
         final_capabilities: config.final_capabilities.clone(),
@@ -74,7 +69,7 @@ fn start(
         .with_root_path(dir.join(LIBCONTAINER_DIR))?
         .with_executor(executor);
     if process.terminal {
-        return start_with_terminal(process_file, base);
+        return start_with_terminal(dir, process_file, base);
     }
     let stdin = sockets::receive_descriptor(agent)?;
     let stdout = sockets::receive_descriptor(agent)?;
@@ -85,10 +80,11 @@ fn start(
 }
 
 fn start_with_terminal(
-    process_file: &Path,
+    dir: &Path,
+    process_file: PathBuf,
     base: ContainerBuilder,
 ) -> anyhow::Result<(i32, Option<OwnedFd>)> {
-    let console = process_file.with_extension("console");
+    let console = dir.join(format!("exec-{}.console", std::process::id()));
     let listener = sockets::listen(&console)?;
     let base = base.with_console_socket(Some(console.clone()));
     let built = base.as_tenant().with_detach(true).with_process(Some(process_file)).build();

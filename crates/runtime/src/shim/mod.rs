@@ -107,7 +107,7 @@ pub fn shim_main(args: &[String]) -> ExitCode {
     let done = match words.as_slice() {
         ["run", dir] => run::run(Path::new(dir)),
         ["watch", dir, rest @ ..] => watch::watch(Path::new(dir), rest),
-        ["exec", dir, process] => exec::exec(Path::new(dir), Path::new(process)),
+        ["exec", dir] => exec::exec(Path::new(dir)),
         ["pause"] => pause::pause(),
         _ => Err(anyhow::anyhow!("unknown shim command {args:?}")),
     };
