@@ -57,7 +57,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log on a full disk is lost; complaining about that would panic.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.log_internal_errors(false).init();
     // Fails only when a provider is there already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
