@@ -183,6 +183,9 @@ pub struct NodeArgs {
     /// Addresses of the DNS that pods ask [default: the tenth address of the service range].
     #[arg(long, value_name = "ADDR", value_delimiter = ',', help_heading = "Node")]
     pub cluster_dns: Vec<IpAddr>,
+    /// Run the pods that the manifests in this directory (or this one file) describe, with or without an API: static pods.
+    #[arg(long, value_name = "PATH", visible_alias = "static-pod-path", help_heading = "Node")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// Use another container runtime (containerd, CRI-O) at this CRI socket instead of the built-in one.
     #[arg(long, value_name = "SOCKET", help_heading = "Node")]
     pub container_runtime_endpoint: Option<String>,

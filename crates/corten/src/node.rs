@@ -125,6 +125,7 @@ impl Node {
         config.cluster_domain.clone_from(&self.ranges.cluster_domain);
         config.node_labels = self.args.labels()?;
         config.max_pods = self.args.max_pods;
+        config.static_pods.clone_from(&self.args.pod_manifest_path);
         config.cgroup_root = Some(format!("/{}/kubepods", self.cluster));
         Ok(config)
     }

@@ -54,6 +54,8 @@ pub struct Host {
     pub node_changed: Arc<Notify>,
     /// Workers to wake.
     pub wakers: Arc<Wakers>,
+    /// Keepers of mirror pods to wake, by the hash that mirror and static pod share.
+    pub mirrors: Arc<Wakers>,
     /// Ends everything.
     pub stop: CancellationToken,
 }

@@ -27,7 +27,7 @@ use crate::objects::ObjectCache;
 use crate::pod::manager::Manager;
 use crate::resources::PodCgroups;
 use crate::server::Server;
-use crate::{dns, eviction};
+use crate::{dns, eviction, manifests};
 
 /// Pause between tries to reach the runtime at the start.
 const RUNTIME_RETRY: Duration = Duration::from_millis(50);
@@ -95,6 +95,7 @@ impl Kubelet {
             runtime_events: tokio::sync::watch::Sender::new(0),
             node_ips,
             wakers,
+            mirrors: Arc::default(),
             stop,
             cri,
             config,
@@ -129,12 +130,19 @@ impl Kubelet {
             tokio::spawn(server.run(host.clone(), manager.clone()));
         }
         wait_for_runtime(&host).await;
+        if let Some(path) = host.config.static_pods.clone() {
+            // They run before there is an API, and may be what serves it.
+            tokio::spawn(manifests::run(host.clone(), manager.clone(), path));
+            tokio::spawn(manager.clone().follow_runtime());
+        }
         let mut reporter = Reporter::new(host.clone(), self.port);
         let pods = pods_here(&host);
         let node = reporter.register().await;
         tokio::spawn(lease::run(host.clone(), node));
         tokio::spawn(reporter.run());
-        tokio::spawn(manager.clone().follow_runtime());
+        if host.config.static_pods.is_none() {
+            tokio::spawn(manager.clone().follow_runtime());
+        }
         // Without its pods the kubelet would take everything that runs for left-over.
         if !(pods.synced().await && host.node.synced().await) {
             return Ok(());

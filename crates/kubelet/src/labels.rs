@@ -17,9 +17,14 @@ pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 pub const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 /// `File` or `FallbackToLogsOnError`.
 pub const TERMINATION_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// Signal that asks the container to stop, instead of the image's; understood by the built-in runtime. (CRI's own field is
+/// newer than the bindings.)
+pub const STOP_SIGNAL: &str = "io.corten.container.stopSignal";
 /// Grace period of the pod, in seconds.
 pub const GRACE_PERIOD: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Where the kubelet learnt of the pod: `api` or `file`.
 pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-/// Marks the API's copy of a static pod.
+/// Hash of a static pod's file: its uid on the node.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// Marks the API's copy of a static pod; its value is the hash.
 pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";

@@ -17,6 +17,7 @@ mod image;
 mod kubelet;
 mod labels;
 mod logs;
+mod manifests;
 mod node;
 mod objects;
 mod pod;

@@ -20,6 +20,8 @@ use crate::spec;
 /// The OCI document in a container's directory, by the name that OCI gives it.
 pub(crate) const SPEC_FILE: &str = "config.json";
 const SIGTERM: i32 = 15;
+/// Annotation with the pod's own stop signal; see the kubelet's `labels`.
+const STOP_SIGNAL: &str = "io.corten.container.stopSignal";
 
 /// CreateContainer: everything but the process.
 pub(crate) async fn create(
@@ -58,7 +60,8 @@ fn make(node: &Arc<Node>, sandbox: &Sandbox, config: ContainerConfig) -> Result<
 
 fn new_record(id: &str, pod: &SandboxRecord, config: ContainerConfig, image: &Image) -> ContainerRecord {
     let asked = config.image.clone().unwrap_or_default();
-    let stop_signal = image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
+    let of_image = || image.config.config().as_ref().and_then(|c| c.stop_signal().clone());
+    let stop_signal = config.annotations.get(STOP_SIGNAL).cloned().or_else(of_image);
     ContainerRecord {
         id: id.to_owned(),
         sandbox_id: pod.id.clone(),

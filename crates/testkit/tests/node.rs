@@ -445,7 +445,7 @@ fn a_full_disk_stops_what_needs_room_and_nothing_else() {
         // Evictions for lack of disk space are another story: critical pods are left alone.
         let spec = json!({"terminationGracePeriodSeconds": 5, "priorityClassName": "system-node-critical",
             "containers": [{"name": "c", "image": "busybox:1.35", "command": ["sh", "-c", script]}]});
-        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec}).to_string()
     };
     for name in ["stays", "goes", "forced"] {
         ns.create_from(&pod(name));
@@ -476,5 +476,60 @@ fn a_full_disk_stops_what_needs_room_and_nothing_else() {
     ns.create_from(&pod("after"));
     ns.wait("pod/after", "condition=Ready");
     drop(ns);
+    cluster.down(&["--purge"]).ok();
+}
+
+#[test]
+fn static_pods() {
+    let _heavy = heavy();
+    let manifests = tempfile::Builder::new().prefix("corten-tstatic-").tempdir().unwrap();
+    let file = manifests.path().join("web.yaml");
+    let manifest = |word: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {{app: web}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+             containers:\n  - {{name: c, image: 'busybox:1.35', command: [sh, -c, 'echo {word}; sleep 100000']}}\n"
+        )
+    };
+    fs::write(&file, manifest("first")).unwrap();
+    let path = manifests.path().to_str().unwrap().to_owned();
+    let cluster = Cluster::start(Options {
+        beside_others: true,
+        flags: vec!["--pod-manifest-path".to_owned(), path],
+        ..Options::default()
+    });
+    let mirror = format!("web-{NODE}");
+    let get = |path: &str| {
+        let wanted = format!("jsonpath={path}");
+        let output = cluster.kubectl(&["get", "pod", &mirror, "-o", &wanted]);
+        output.success().then(|| output.ok().to_owned())
+    };
+    let running = |other_than: &str| {
+        eventually("the mirror shows a running pod", || {
+            let uid = get("{.metadata.uid}").filter(|uid| uid != other_than)?;
+            (get("{.status.phase}/{.status.containerStatuses[0].ready}")? == "Running/true").then_some(uid)
+        })
+    };
+    let first = running("");
+    assert_eq!(get("{.metadata.annotations.kubernetes\\.io/config\\.source}").unwrap(), "file");
+    assert_eq!(get("{.metadata.ownerReferences[0].kind}").unwrap(), "Node");
+    let hash = get("{.metadata.annotations.kubernetes\\.io/config\\.mirror}").unwrap();
+    assert!(!hash.is_empty() && hash != first, "the pod's own uid");
+    cluster.kubectl(&["logs", &mirror]).says("first").ok();
+    cluster.kubectl(&["exec", &mirror, "--", "echo", "inside"]).says("inside").ok();
+    // Deleting the mirror does nothing to the pod.
+    let container = get("{.status.containerStatuses[0].containerID}").unwrap();
+    cluster.kubectl(&["delete", "pod", &mirror, "--timeout=60s"]).ok();
+    let second = running(&first);
+    assert_eq!(get("{.status.containerStatuses[0].containerID}").unwrap(), container);
+    // Changing the file replaces it.
+    fs::write(&file, manifest("second")).unwrap();
+    running(&second);
+    eventually("the new container speaks", || {
+        let output = cluster.kubectl(&["logs", &mirror]);
+        (output.success() && output.ok().contains("second")).then_some(())
+    });
+    // Removing it ends the pod.
+    fs::remove_file(&file).unwrap();
+    eventually("the mirror goes", || get("{.metadata.name}").is_none().then_some(()));
     cluster.down(&["--purge"]).ok();
 }

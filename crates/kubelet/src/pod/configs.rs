@@ -165,6 +165,8 @@ fn container_labels(pod: &Pod, c: &Container) -> HashMap<String, String> {
 fn annotations(inputs: &ContainerInputs<'_>) -> HashMap<String, String> {
     let c = inputs.container;
     let own = |text: &Option<String>, default: &str| text.clone().unwrap_or_else(|| default.to_owned());
+    let stop_signal = c.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
+    let stop_signal = stop_signal.map(|signal| (labels::STOP_SIGNAL, signal));
     [
         (labels::CONTAINER_HASH, spec::container_hash(c)),
         (labels::RESTART_COUNT, inputs.restart_count.to_string()),
@@ -172,8 +174,10 @@ fn annotations(inputs: &ContainerInputs<'_>) -> HashMap<String, String> {
         (labels::TERMINATION_POLICY, own(&c.termination_message_policy, "File")),
         (labels::GRACE_PERIOD, spec::grace_period(inputs.pod).to_string()),
     ]
+    .into_iter()
+    .chain(stop_signal)
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .collect()
 }
 
 // ---- mounts ----

@@ -164,8 +164,10 @@ impl Worker {
         match self.clean(observed).await {
             Ok(()) => {
                 let gone = self.desired.borrow().gone;
-                if let Some(publisher) = self.publisher.take().filter(|_| !gone) {
-                    publisher.finish().await;
+                match self.publisher.take() {
+                    Some(publisher) if self.from_file => publisher.finish_later(),
+                    Some(publisher) if !gone => publisher.finish().await,
+                    _ => {}
                 }
                 Flow::End
             }

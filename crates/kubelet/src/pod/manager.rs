@@ -8,7 +8,7 @@ use std::time::Duration;
 use corten_client::Change;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,7 @@ pub struct Manager {
     admission: Arc<Mutex<Admission>>,
     /// Cancelled when the first list of pods has its workers.
     listed: CancellationToken,
+    ended: Arc<Notify>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -48,7 +49,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Manager {
     /// No pods yet.
     pub fn new(host: Arc<Host>) -> Self {
-        Self { host, entries: Arc::default(), admission: Arc::default(), listed: CancellationToken::new() }
+        Self {
+            host,
+            entries: Arc::default(),
+            admission: Arc::default(),
+            listed: CancellationToken::new(),
+            ended: Arc::default(),
+        }
     }
 
     /// Pods that an earlier kubelet admitted keep their place; call it with the first list.
@@ -73,6 +80,9 @@ impl Manager {
 
     /// A change of the API's pods.
     pub fn changed(&self, change: &Change<Pod>) {
+        if let Some(hash) = spec::annotation(change.object(), labels::CONFIG_MIRROR) {
+            self.host.mirrors.wake(hash);
+        }
         match change {
             Change::Added(pod) => self.apply(pod),
             Change::Updated { old, new } => {
@@ -104,7 +114,7 @@ impl Manager {
             }
             None => {
                 let verdict = self.admit(pod);
-                let desired = Desired { pod: pod.clone(), gone: false, verdict };
+                let desired = Desired { pod: pod.clone(), gone: false, from_file: false, verdict };
                 entries.insert(uid.to_owned(), self.spawn(desired));
             }
         }
@@ -114,6 +124,35 @@ impl Manager {
         if let Some(entry) = lock(&self.entries).get(spec::uid(pod)) {
             entry.desired.send_modify(|desired| desired.gone = true);
         }
+    }
+
+    // ---- static pods ----
+
+    /// Runs a static pod, unless it runs already.
+    pub fn place(&self, pod: Arc<Pod>) {
+        let mut entries = lock(&self.entries);
+        let uid = spec::uid(&pod).to_owned();
+        if !entries.contains_key(&uid) {
+            let verdict = self.admit(&pod);
+            entries.insert(uid, self.spawn(Desired { pod, gone: false, from_file: true, verdict }));
+        }
+    }
+
+    /// Ends a static pod.
+    pub fn displace(&self, uid: &str) {
+        if let Some(entry) = lock(&self.entries).get(uid) {
+            entry.desired.send_if_modified(|desired| !std::mem::replace(&mut desired.gone, true));
+        }
+    }
+
+    /// Whether anything is left of the pod with this uid.
+    pub fn has(&self, uid: &str) -> bool {
+        lock(&self.entries).contains_key(uid)
+    }
+
+    /// Waits until some pod has gone for good; one that went before the call counts. For one listener.
+    pub async fn some_ended(&self) {
+        self.ended.notified().await;
     }
 
     fn admit(&self, pod: &Pod) -> Option<Verdict> {
@@ -160,6 +199,7 @@ impl Manager {
             worker.run().await;
             lock(&manager.entries).remove(&uid);
             lock(&manager.admission).release(&uid);
+            manager.ended.notify_one();
         });
         Entry { desired: sender, task }
     }
@@ -189,7 +229,8 @@ impl Manager {
 
     /// Ends what runs of pods that the API does not know, and removes their files and cgroups.
     pub async fn adopt_orphans(&self, known: &[Arc<Pod>]) -> cri::Result<()> {
-        let known: BTreeSet<String> = known.iter().map(|pod| spec::uid(pod).to_owned()).collect();
+        let mut known: BTreeSet<String> = known.iter().map(|pod| spec::uid(pod).to_owned()).collect();
+        known.extend(lock(&self.entries).keys().cloned());
         let mut orphans: BTreeMap<String, (String, String)> = BTreeMap::new();
         let sandboxes = self.host.cri.sandboxes(HashMap::new()).await?.into_iter().map(|s| s.labels);
         let containers = self.host.cri.containers(HashMap::new()).await?.into_iter().map(|c| c.labels);
@@ -206,7 +247,7 @@ impl Manager {
             let pod = Arc::new(stub(&uid, namespace, name));
             lock(&self.entries)
                 .entry(uid)
-                .or_insert_with(|| self.spawn(Desired { pod, gone: true, verdict: None }));
+                .or_insert_with(|| self.spawn(Desired { pod, gone: true, from_file: false, verdict: None }));
         }
         Ok(())
     }

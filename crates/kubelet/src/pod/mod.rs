@@ -6,6 +6,7 @@ pub mod execute;
 pub mod kill;
 pub mod manager;
 pub mod memory;
+pub mod mirror;
 pub mod observed;
 pub mod plan;
 pub mod publish;

@@ -1,6 +1,7 @@
 //! Status on its way to the API: one sender a pod, which sends the newest status only, only what changed,
 //! and keeps trying; at the end it removes the pod from the API.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -10,7 +11,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::mirror::Mirror;
 use super::spec;
+use crate::host::Host;
 
 /// First pause after a failed patch.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -51,6 +54,27 @@ impl Publisher {
             let _ = finished.send(true);
         });
         Self { outbox, done }
+    }
+
+    /// Starts the keeper of a static pod's mirror, which also takes its status.
+    pub fn mirror(host: Arc<Host>, pod: Arc<Pod>) -> Self {
+        let (outbox, waiting) = watch::channel(Outbox::default());
+        let (finished, done) = watch::channel(false);
+        let stop = host.stop.clone();
+        let mirror = Mirror::new(host, pod);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = mirror.run(waiting) => {}
+                () = stop.cancelled() => {}
+            }
+            let _ = finished.send(true);
+        });
+        Self { outbox, done }
+    }
+
+    /// Asks for the object's deletion and does not wait: a static pod ends without the API.
+    pub fn finish_later(self) {
+        self.outbox.send_modify(|outbox| outbox.finish = true);
     }
 
     /// Puts a status in; an older one that was not sent is forgotten. Equal ones are not sent again.

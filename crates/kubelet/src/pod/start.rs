@@ -224,7 +224,8 @@ impl Worker {
         ips: Vec<String>,
     ) -> Result<Vec<(String, String)>, String> {
         let objects = self.env_objects(container).await?;
-        if !self.host.services.synced().await {
+        // A static pod may be what the API needs to run at all.
+        if !self.from_file && !self.host.services.synced().await {
             return Err("the kubelet is stopping".to_owned());
         }
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);

@@ -141,6 +141,7 @@ fn container_status(
         Kind::Ephemeral => false,
         Kind::Main | Kind::Sidecar => is_ready(sources, c, &status),
     };
+    status.stop_signal = c.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
     status.resources = c.resources.clone();
     status.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
     status

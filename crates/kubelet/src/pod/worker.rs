@@ -35,8 +35,10 @@ const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 pub struct Desired {
     /// Newest object.
     pub pod: Arc<Pod>,
-    /// The API no longer has it.
+    /// The API (for a static pod: its file) no longer has it.
     pub gone: bool,
+    /// A static pod.
+    pub from_file: bool,
     /// The kubelet refuses or ends it.
     pub verdict: Option<Verdict>,
 }
@@ -56,6 +58,7 @@ impl SharedMemory {
 pub struct Worker {
     pub(super) host: Arc<Host>,
     pub(super) uid: String,
+    pub(super) from_file: bool,
     pub(super) pod: Arc<Pod>,
     pub(super) desired: watch::Receiver<Desired>,
     pub(super) waker: Arc<Waker>,
@@ -86,13 +89,16 @@ impl Worker {
         let uid = spec::uid(&first.pod).to_owned();
         let waker = host.wakers.register(&uid);
         let memory = SharedMemory::default();
-        let publisher = (!first.gone)
-            .then(|| Publisher::start(host.config.client.clone(), &first.pod, host.stop.clone()));
+        let publisher = (!first.gone).then(|| match first.from_file {
+            true => Publisher::mirror(host.clone(), first.pod.clone()),
+            false => Publisher::start(host.config.client.clone(), &first.pod, host.stop.clone()),
+        });
         Self {
             probes: Probes::new(host.clone(), memory.clone(), waker.clone()),
             volumes: PodVolumes::new(host.clone()),
             host,
             uid,
+            from_file: first.from_file,
             pod: first.pod,
             desired,
             waker,
@@ -237,7 +243,7 @@ impl Worker {
     fn stop_reason(&self) -> Option<Stop> {
         let grace = spec::grace_period(&self.pod);
         if self.desired.borrow().gone {
-            return Some(Stop::Deleted { grace: grace.min(GONE_GRACE) });
+            return Some(Stop::Deleted { grace: if self.from_file { grace } else { grace.min(GONE_GRACE) } });
         }
         if self.pod.metadata.deletion_timestamp.is_some() {
             return Some(Stop::Deleted { grace });
