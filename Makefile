@@ -5,12 +5,13 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # More tests at once than cores: the end-to-end tests mostly wait for containers.
 export RUST_TEST_THREADS ?= 4
 
-.PHONY: help up down test check bench images
+.PHONY: help up down test test-ipvs check bench images
 
 help:
 	@echo 'make up       build, start a cluster in the background and wait until its node is Ready'
 	@echo 'make down     stop it and remove everything that it put on this machine'
 	@echo 'make test     all tests, the end-to-end ones on real containers included (needs root)'
+	@echo 'make test-ipvs  services in mode ipvs, in a virtual machine with Debian'"'"'s kernel'
 	@echo 'make check    format, clippy, tidy: what must hold before a change lands'
 	@echo 'make bench    measure start, load and pod start, and print a table'
 	@echo 'make images   build the images that examples and tests run'
@@ -23,6 +24,10 @@ down:
 
 test:
 	@scripts/test
+
+test-ipvs:
+	@scripts/need protobuf-compiler gcc libc6-dev
+	@cargo xtask ipvs
 
 check:
 	@scripts/need protobuf-compiler gcc libc6-dev

@@ -2,6 +2,7 @@
 
 mod check;
 mod image;
+mod ipvs;
 mod tidy;
 mod transcode;
 
@@ -20,6 +21,8 @@ enum Task {
     Tidy,
     /// Build the images that examples and tests run, as OCI layouts in tar files.
     Image(image::Args),
+    /// Packets through services in mode ipvs, in a virtual machine with Debian's kernel.
+    Ipvs(ipvs::Args),
     /// Turn an API object from one format into another (json, yaml, pb, cbor by the files' endings).
     Transcode(transcode::Transcode),
 }
@@ -39,6 +42,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Check => check::run(),
         Task::Tidy => tidy::run(),
         Task::Image(args) => image::run(&args),
+        Task::Ipvs(args) => ipvs::run(&args),
         Task::Transcode(task) => task.run(),
     }
 }
