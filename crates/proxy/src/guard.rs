@@ -145,7 +145,7 @@ pub(crate) fn nfproto(family: Family) -> &'static str {
 /// Things in a table that can be compared, added and taken away.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Elements {
-    /// Map → key → value.
+    /// Map and key → value; no value in a set.
     pub maps: BTreeMap<(String, String), String>,
     /// Chain → rules; an element that leads there comes after it and goes before it.
     pub chains: BTreeMap<String, Vec<String>>,
@@ -207,7 +207,8 @@ impl Elements {
         }
         for (key, value) in &new.maps {
             if self.maps.get(key) != Some(value) {
-                let _ = writeln!(text, "add element inet {table} {} {{ {} : {value} }}", key.0, key.1);
+                let value = if value.is_empty() { String::new() } else { format!(" : {value}") };
+                let _ = writeln!(text, "add element inet {table} {} {{ {}{value} }}", key.0, key.1);
             }
         }
         for name in self.chains.keys().filter(|name| !new.chains.contains_key(*name)) {

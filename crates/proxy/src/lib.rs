@@ -9,6 +9,7 @@ mod flows;
 mod guard;
 pub mod health;
 mod iptables;
+mod ipvs;
 mod modes;
 pub mod nftables;
 mod plan;
@@ -22,6 +23,7 @@ mod userspace;
 pub use backend::{Backend, Error, Mode, Recorder};
 pub use config::{Config, DEFAULT_MIN_SYNC, MASQUERADE_MARK};
 pub use iptables::Iptables;
+pub use ipvs::Ipvs;
 pub use modes::{backend_of, cleanup, cleanup_others};
 pub use plan::{Node, Planner, plan};
 pub use ruleset::{

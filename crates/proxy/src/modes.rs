@@ -3,6 +3,7 @@
 use crate::backend::{Backend, Error, Mode};
 use crate::config::Config;
 use crate::iptables::Iptables;
+use crate::ipvs::Ipvs;
 use crate::nftables::Nftables;
 use crate::userspace::Userspace;
 
@@ -19,7 +20,7 @@ fn of_mode(config: &Config, mode: Mode) -> Result<Box<dyn Backend>, Error> {
         Mode::Iptables => Ok(Box::new(Iptables::new(config))),
         Mode::Userspace => Ok(Box::new(Userspace::new(config))),
         Mode::Nftables => Ok(Box::new(Nftables::new(config.clone())?)),
-        Mode::Ipvs => Err(Error::Unsupported(mode.name().into())),
+        Mode::Ipvs => Ok(Box::new(Ipvs::new(config))),
     }
 }
 

@@ -124,9 +124,9 @@ impl Pending {
     fn listen(inputs: &Inputs) -> Self {
         let pending = Pending::default();
         let me = pending.clone();
-        inputs.services.on_change(move |event| {
-            me.tell(|waiting| waiting.services.extend([Key::of(&**event.object())]))
-        });
+        inputs
+            .services
+            .on_change(move |event| me.tell(|waiting| waiting.services.extend([Key::of(&**event.object())])));
         let me = pending.clone();
         inputs.slices.on_change(move |event| me.tell(|waiting| waiting.slice(event)));
         let me = pending.clone();

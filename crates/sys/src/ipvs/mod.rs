@@ -11,6 +11,9 @@ pub use socket::Kernel;
 
 use crate::error::{Error, Result};
 
+/// The errno of looking up an interface that is not there.
+pub const NO_SUCH_DEVICE: i32 = nix::libc::ENODEV;
+
 /// IPVS of one network namespace.
 pub trait Ipvs: Send {
     /// All virtual services that are told apart by address (those by firewall mark are nobody's here).
