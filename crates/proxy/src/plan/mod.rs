@@ -69,3 +69,6 @@ pub fn plan<'a>(
     planner.take_change();
     planner.into_rules()
 }
+
+#[cfg(test)]
+mod tests;
