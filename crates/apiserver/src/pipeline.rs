@@ -29,6 +29,12 @@ use crate::request::RequestInfo;
 use crate::user::User;
 use crate::{connect, delete, encode, health, read, reviews, subresources, watch, write};
 
+/// Kinds that upstream would rather not see used any more, and what it says to those who do.
+const DEPRECATED: &[(&str, &str, &str)] = &[
+    ("", "componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+    ("", "endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+];
+
 /// The server; clones share everything.
 #[derive(Clone)]
 pub struct ApiServer(Arc<Inner>);
@@ -228,6 +234,12 @@ impl ApiServer {
 
     async fn serve_resource(&self, call: Call, request: Request<Body>) -> Result<Response<Body>> {
         check_segments(&call.info)?;
+        if let Some((.., sentence)) = DEPRECATED
+            .iter()
+            .find(|(group, plural, _)| call.kind.group == *group && call.kind.plural == *plural)
+        {
+            call.warn(*sentence);
+        }
         let call = Arc::new(call);
         if !call.info.subresource.is_empty() {
             let response = Box::pin(subresources::serve(self, call.clone(), request)).await?;

@@ -361,6 +361,9 @@ async fn bad_input() {
     let warned = server.ask("POST", MAPS, unknown).await;
     assert_eq!(warned.code, 201);
     assert_eq!(warned.headers["warning"], "299 - \"unknown field \\\"foo\\\"\"");
+    let old = server.ask("GET", "/api/v1/namespaces/default/endpoints", "").await;
+    let sentence = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    assert_eq!(old.headers["warning"], sentence);
     let wrong = server.ask_with("POST", MAPS, &[("content-type", "text/plain")], "x").await;
     assert_eq!(wrong.code, 415);
     let wrong = server.ask_with("GET", MAPS, &[("accept", "text/html")], "").await;

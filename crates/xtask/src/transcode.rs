@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use corten_api::schema::{self, Mode};
 use corten_api::{Value, cbor, json, protobuf, yaml};
 
 /// The subcommand's arguments. Formats: `.json`, `.yaml`/`.yml`, `.pb` (Kubernetes protobuf), `.cbor`.
@@ -44,10 +45,22 @@ fn write(ending: &str, value: &Value) -> Result<Vec<u8>> {
     Ok(match ending {
         "json" => json::to_vec(value),
         "yaml" | "yml" => yaml::to_string(value).into_bytes(),
-        "pb" => protobuf::encode(value)?,
+        "pb" => protobuf::encode(&fitting(value)?)?,
         "cbor" => cbor::encode(value),
         other => bail!("no format goes by the ending {other:?}; there are json, yaml, yml, pb and cbor"),
     })
+}
+
+/// Protobuf has no place for what a kind does not have, and numbers only where it has numbers: what people write is brought into
+/// the form that the API server would give it. Objects of unknown kinds stay as they are.
+fn fitting(value: &Value) -> Result<Value> {
+    let (api_version, kind) = (value.str_at(&["apiVersion"]), value.str_at(&["kind"]));
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let mut value = value.clone();
+    if let Some(schema) = schema::for_kind(group, version, kind) {
+        schema::conform(&mut value, schema, Mode::READ).map_err(|error| anyhow::anyhow!("{error}"))?;
+    }
+    Ok(value)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub(super) const JOB: Hooks = Hooks {
     default: Some(default_job),
     prepare_create: Some(prepare_job),
     validate: Some(validate_job),
+    warnings: Some(pod::warnings::of_owner),
     selectable_value: Some(|job, path| {
         let succeeded = || job.at(&["status", "succeeded"]).and_then(Value::as_i64).unwrap_or(0);
         (path == "status.successful").then(|| succeeded().to_string())
@@ -31,11 +32,19 @@ pub(super) const JOB: Hooks = Hooks {
     ..NO_HOOKS
 };
 
-pub(super) const CRON_JOB: Hooks =
-    Hooks { default: Some(default_cron_job), validate: Some(validate_cron_job), ..NO_HOOKS };
+pub(super) const CRON_JOB: Hooks = Hooks {
+    default: Some(default_cron_job),
+    validate: Some(validate_cron_job),
+    warnings: Some(pod::warnings::of_cron_job),
+    ..NO_HOOKS
+};
 
-pub(super) const STATEFUL_SET: Hooks =
-    Hooks { default: Some(default_stateful_set), validate: Some(validate_stateful_set), ..NO_HOOKS };
+pub(super) const STATEFUL_SET: Hooks = Hooks {
+    default: Some(default_stateful_set),
+    validate: Some(validate_stateful_set),
+    warnings: Some(pod::warnings::of_owner),
+    ..NO_HOOKS
+};
 
 fn default_job(job: &mut Value) {
     let labels = job.at(&["spec", "template", "metadata", "labels"]).filter(|l| !l.is_null()).cloned();

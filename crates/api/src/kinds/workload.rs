@@ -19,6 +19,7 @@ const MORE_THAN_REPLICAS: &str = "cannot be greater than status.replicas";
 pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks {
     default: Some(default_replication_controller),
     validate: Some(validate_replication_controller),
+    warnings: Some(pod::warnings::of_owner),
     selectable_value: Some(replicas_or_zero),
     ..NO_HOOKS
 };
@@ -26,18 +27,25 @@ pub(super) const REPLICATION_CONTROLLER: Hooks = Hooks {
 pub(super) const REPLICA_SET: Hooks = Hooks {
     default: Some(default_replica_set),
     validate: Some(validate_replica_set),
+    warnings: Some(pod::warnings::of_owner),
     selectable_value: Some(replicas_or_zero),
     ..NO_HOOKS
 };
 
-pub(super) const DEPLOYMENT: Hooks =
-    Hooks { default: Some(default_deployment), validate: Some(validate_deployment), ..NO_HOOKS };
+pub(super) const DEPLOYMENT: Hooks = Hooks {
+    default: Some(default_deployment),
+    validate: Some(validate_deployment),
+    warnings: Some(pod::warnings::of_owner),
+    ..NO_HOOKS
+};
 
 pub(super) const DAEMON_SET: Hooks = Hooks {
     default: Some(default_daemon_set),
     prepare_create: Some(prepare_daemon_set),
     prepare_update: Some(update_daemon_set),
     validate: Some(validate_daemon_set),
+    // Its name is no warning's matter: nothing old is compared, but something old is there.
+    warnings: Some(|set, old| pod::warnings::of_owner(set, old.or(Some(&Value::Null)))),
     ..NO_HOOKS
 };
 

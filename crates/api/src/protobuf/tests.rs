@@ -1,4 +1,5 @@
 use super::*;
+use crate::{cbor, yaml};
 
 fn parsed(text: &str) -> Value {
     json::parse(&Bytes::copy_from_slice(text.as_bytes())).unwrap()
@@ -65,6 +66,12 @@ fn upstreams_objects_turn_into_each_other_exactly() {
                 wrong.push(format!("{name}: {}", difference(&decoded, &value)))
             }
             Ok(_) => {}
+        }
+        if cbor::decode(&Bytes::from(cbor::encode(&value))).ok().as_ref() != Some(&value) {
+            wrong.push(format!("{name}: CBOR"));
+        }
+        if yaml::parse(yaml::to_string(&value).as_bytes()).ok().map(|d| d.value).as_ref() != Some(&value) {
+            wrong.push(format!("{name}: YAML"));
         }
         match encode(&value) {
             Err(e) => wrong.push(format!("{name}: encode: {e}")),

@@ -11,6 +11,7 @@ mod security;
 pub(super) mod spec;
 mod update;
 pub(super) mod volume;
+pub(super) mod warnings;
 
 use super::look::{Errors, given, int, items, text};
 use super::row::NO_HOOKS;
@@ -28,6 +29,7 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(prepare_create),
     prepare_update: Some(prepare_update),
     validate: Some(validate),
+    warnings: Some(warnings::of_pod),
     graceful_delete: Some(graceful_delete),
     row_conditions: Some(columns::row_conditions),
     selectable_value: Some(selectable_value),

@@ -20,6 +20,8 @@ const AFFINITY_SECONDS: i64 = 10_800;
 const AFFINITY_MAX_SECONDS: i64 = 86_400;
 /// No load balancer may lead here: it is the kubelets' own.
 const KUBELET_PORT: i64 = 10_250;
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 pub(super) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
@@ -32,6 +34,7 @@ pub(super) const SERVICE: Hooks = Hooks {
         }
     }),
     validate: Some(validate_service),
+    warnings: Some(warnings),
     name_rule: Some(rules::name_is_label),
     selectable_value: Some(|service, path| match path {
         "spec.clusterIP" | "spec.type" => Some(
@@ -41,6 +44,29 @@ pub(super) const SERVICE: Hooks = Hooks {
     }),
     ..NO_HOOKS
 };
+
+/// Fields that mean nothing without a cluster address.
+fn warnings(service: &Value, _old: Option<&Value>) -> Vec<String> {
+    let (mut warnings, empty) = (Vec::new(), Value::Null);
+    let spec = service.get("spec").unwrap_or(&empty);
+    if service.at(&["metadata", "annotations", TOPOLOGY_HINTS]).is_some() {
+        warnings
+            .push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
+    }
+    if !is_headless(spec) {
+        return warnings;
+    }
+    if !text(spec, "loadBalancerIP").is_empty() {
+        warnings.push("spec.loadBalancerIP is ignored when spec.clusterIP is \"None\"".to_owned());
+    }
+    if !items(spec, "externalIPs").is_empty() {
+        warnings.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
+    }
+    if text(spec, "sessionAffinity") != "None" {
+        warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
+    }
+    warnings
+}
 
 /// Is the type one that has cluster addresses?
 fn needs_cluster_ip(spec: &Value) -> bool {
