@@ -21,9 +21,8 @@ const NAMESPACE: &str = "default";
 /// Group, version and plural of each.
 const KINDS: [(&str, &str, &str); 3] =
     [("", "v1", "services"), ("", "v1", "endpoints"), ("discovery.k8s.io", "v1", "endpointslices")];
-/// A look without a reason, as upstream has it.
-const LOOK: Duration = Duration::from_secs(10);
-/// A look after one of the objects was refused. A Service that was just deleted holds its address a moment longer.
+/// A look after one of the objects was refused, or could not be watched. A Service that was just deleted holds its address a
+/// moment longer.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 impl ApiServer {
@@ -45,12 +44,13 @@ impl ApiServer {
             address.mark_unchanged();
             // Watched before written: nothing falls between.
             let watchers = self.watch_kubernetes_objects().await;
-            let kept = self.put_right().await;
+            let mut settled = watchers.len() == KINDS.len();
+            settled &= self.put_right().await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = address.changed() => {}
                 () = any_change(watchers) => {}
-                () = tokio::time::sleep(if kept { LOOK } else { LOOK_AGAIN }) => {}
+                () = tokio::time::sleep(LOOK_AGAIN), if !settled => {}
             }
         }
     }
@@ -107,9 +107,9 @@ async fn any_change(mut watchers: Vec<Watcher>) {
         return std::future::pending().await;
     }
     let changes = watchers.iter_mut().map(|watcher| watcher.next());
-    // A watcher that broke is opened anew by the next look.
+    // A watcher that broke is opened anew, but not in a circle.
     if select_all(changes).await.0.is_err() {
-        std::future::pending().await
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -146,6 +146,9 @@ mod tests {
     const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints/kubernetes";
     const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 
+    /// Much longer than it takes.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     /// Waits for the store's next change of one of the objects until the text is in the answer.
     async fn until(server: &TestServer, path: &str, wanted: impl Fn(&serde_json::Value) -> bool) {
         let looking = async {
@@ -157,7 +160,7 @@ mod tests {
                 any_change(watchers).await;
             }
         };
-        tokio::time::timeout(LOOK / 2, looking).await.expect("it is put right without waiting for the timer");
+        tokio::time::timeout(PATIENCE, looking).await.expect("it is put right");
     }
 
     #[tokio::test]
