@@ -185,7 +185,8 @@ impl Writer<'_, '_> {
                 Step::NoName => return Ok(Rcode::NxDomain),
                 Step::Alias(target) => target,
             };
-            if chain.len() >= MAX_ALIASES {
+            let loops = chain.contains(&target) || *target == self.query.name;
+            if self.query.qtype != rtype::CNAME && (loops || chain.len() >= MAX_ALIASES) {
                 return Ok(Rcode::ServFail);
             }
             chain.push((*target).clone());

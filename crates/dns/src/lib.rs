@@ -30,7 +30,7 @@ use forward::Forwarder;
 pub use forward::{StubDomain, Upstreams};
 use responder::{Counters, Responder};
 pub use service::ensure_service;
-use udp::Stopper;
+use udp::{StopOnDrop, Stopper};
 use wire::Name;
 use zone::Zone;
 
@@ -156,7 +156,7 @@ impl Server {
             settings: Settings { ttl: config.ttl, servers },
             counters: Counters::default(),
         });
-        Ok(Server { inputs, responder, udp, tcp, http, addresses, stop })
+        Ok(Server { inputs, responder, udp, tcp, http, addresses, stop: stop.child_token() })
     }
 
     /// Where it answers, with the ports that were free.
@@ -175,6 +175,7 @@ impl Server {
         let Server { inputs, responder, udp, tcp, http, addresses, stop } = self;
         responder.zone.follow(&inputs.services, &inputs.slices, &inputs.namespaces);
         let stopper = Stopper::new()?;
+        let _stops = StopOnDrop(stopper.clone());
         let mut parts = JoinSet::new();
         for socket in udp {
             let thread = udp::serve(socket, responder.clone(), Handle::current(), stopper.clone())?;

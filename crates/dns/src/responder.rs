@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{self, Settings, Verdict};
-use crate::forward::cache::Question;
+use crate::forward::cache::{Kept, Question};
 use crate::forward::upstream::loop_token;
 use crate::forward::{Failure, Forwarder};
 use crate::wire::query::Parsed;
@@ -176,7 +176,11 @@ impl Responder {
         }
         match known {
             Some(kept) if chain.is_empty() => kept.write(&query, message, limit, now, out),
-            Some(kept) => self.write_chain(&query, message, limit, &chain, &kept, out),
+            Some(kept) => self.write_chain(&query, message, limit, &chain, Some(&kept), out),
+            // The alias alone is true, and more than nothing.
+            None if !chain.is_empty() && !self.forwarder.has_servers(&question.name) => {
+                self.write_chain(&query, message, limit, &chain, None, out);
+            }
             None => {
                 let Some(permit) =
                     self.forwarder.permit().filter(|_| self.forwarder.has_servers(&question.name))
@@ -198,7 +202,7 @@ impl Responder {
         let Job { query, message, limit, chain, _permit } = *job;
         match self.forwarder.resolve(&asked(&query, &chain)).await {
             Ok(kept) if chain.is_empty() => kept.write(&query, &message, limit, Instant::now(), out),
-            Ok(kept) => self.write_chain(&query, &message, limit, &chain, &kept, out),
+            Ok(kept) => self.write_chain(&query, &message, limit, &chain, Some(&kept), out),
             Err(failure) => {
                 let rcode = match failure {
                     Failure::Refused => Rcode::Refused,
@@ -219,11 +223,11 @@ impl Responder {
         message: &[u8],
         limit: usize,
         chain: &[Name],
-        kept: &crate::forward::cache::Kept,
+        kept: Option<&Kept>,
         out: &mut Vec<u8>,
     ) {
         let mut reply = Reply::new(out, query, message, limit);
-        reply.set(flag::AA | flag::RA);
+        reply.set(flag::AA | if self.forwarder.has_servers(&query.name) { flag::RA } else { 0 });
         let mut owner: Option<&Name> = None;
         for target in chain {
             let pieces = [owner.map_or(&[][..], Name::as_wire)];
@@ -233,10 +237,10 @@ impl Responder {
             }
             owner = Some(target);
         }
-        if kept.is_failure() {
+        if kept.is_some_and(Kept::is_failure) {
             return Reply::new(out, query, message, limit).finish(Rcode::ServFail);
         }
-        if !reply.is_truncated() {
+        if let Some(kept) = kept.filter(|_| !reply.is_truncated()) {
             kept.write_tail(query.qtype, Instant::now(), &mut reply);
         }
         reply.finish(Rcode::NoError);

@@ -72,6 +72,16 @@ impl Stopper {
     }
 }
 
+/// Stops when it is dropped, so that threads end even when nobody waits for their end.
+#[derive(Debug)]
+pub struct StopOnDrop(pub Stopper);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Answers on `socket` until stopped. Questions for other servers go to tasks on `handle`.
 pub fn serve(
     socket: UdpSocket,
