@@ -10,6 +10,7 @@
 mod addresses;
 mod firewall;
 mod links;
+mod local;
 mod network;
 mod peers;
 mod routes;
@@ -17,6 +18,7 @@ mod rules;
 mod types;
 
 pub use firewall::{Allow, Direction, Firewall, Ports, Remote};
+pub use local::hold_addresses;
 pub use network::PodNetwork;
 pub use peers::{DEFAULT_VNI, LinkChanges, Peer, Transport, Uplink};
 pub use types::{Attachment, NetworkConfig, NetworkError, PodIps, PortMapping, Protocol};

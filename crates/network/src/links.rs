@@ -144,6 +144,29 @@ pub(crate) async fn pod_links(
     Ok(links.into_iter().filter(ours).filter_map(named).collect())
 }
 
+/// Makes sure that a bridge of that name exists, is up and has `addresses`, each alone in its network.
+pub(crate) async fn ensure_local(
+    handle: &Handle,
+    name: &str,
+    addresses: &[IpAddr],
+) -> Result<(), NetworkError> {
+    match handle.link().add(LinkBridge::new(name).build()).execute().await {
+        Err(error) if !is(&error, nix::errno::Errno::EEXIST) => {
+            return Err(NetworkError::netlink(format!("make bridge {name}"))(error));
+        }
+        _ => {}
+    }
+    let index = index_of(handle, name).await?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    handle.link().set(up).execute().await.map_err(NetworkError::netlink(format!("set {name} up")))?;
+    for address in addresses {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let added = handle.address().add(index, *address, prefix).replace().execute().await;
+        added.map_err(NetworkError::netlink(format!("add address {address}")))?;
+    }
+    Ok(())
+}
+
 /// Makes sure that the bridge exists, is up and has `gateway` (/32) as its only IPv4 address; returns its index.
 pub(crate) async fn ensure_bridge(
     handle: &Handle,

@@ -226,6 +226,7 @@ impl PodNetwork {
         links::delete(host, &self.inner.bridge).await?;
         links::delete(host, &peers::tunnel_name(&self.inner.config.cluster_name)).await?;
         *self.inner.peers.lock().await = None;
+        links::delete(host, &crate::local::link(&self.inner.config.cluster_name)).await?;
         for route in routes::list(host, self.metric()).await? {
             routes::delete(host, self.metric(), route.to).await?;
         }
