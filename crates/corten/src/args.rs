@@ -66,6 +66,8 @@ pub enum Command {
     /// Ends the process and all containers, then removes mounts, namespaces, interfaces, rules and cgroups of that name. The
     /// data directory stays unless --purge is given.
     Down(DownArgs),
+    /// Start only the cluster's DNS, for any Kubernetes API server.
+    Dns(Box<crate::dns::DnsCommand>),
     /// Import, list, pull and remove container images.
     Image(ImageArgs),
     /// Print a kubeconfig of a cluster on this machine: the admin's, or one for a part that runs alone.
@@ -195,6 +197,9 @@ pub struct NodeArgs {
     /// The service proxy.
     #[command(flatten)]
     pub proxy: ProxyArgs,
+    /// DNS on this node.
+    #[command(flatten)]
+    pub dns: crate::dns::DnsArgs,
     /// Ways to other nodes.
     #[command(flatten)]
     pub pod_network: PodNetworkArgs,

@@ -5,6 +5,7 @@ mod alone;
 mod api;
 mod args;
 mod detach;
+mod dns;
 mod down;
 mod host;
 mod image;
@@ -73,6 +74,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::ControllerManager(args) => block_on(alone::controllers(args)),
         Command::Proxy(args) => block_on(proxy::alone(*args)),
         Command::Down(args) => down::down(&args),
+        Command::Dns(args) => block_on(dns::alone(*args)),
         Command::Image(args) => block_on(image::image(args)),
         Command::Kubeconfig(args) => kubeconfig::print(&args),
         Command::Shim { .. } => Ok(()),

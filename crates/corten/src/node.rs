@@ -13,6 +13,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{NodeArgs, Ranges};
+use crate::dns;
 use crate::layout::Layout;
 use crate::parts::Parts;
 use crate::pod_network;
@@ -130,6 +131,15 @@ impl Node {
         Ok(config)
     }
 
+    fn start_dns(&self, parts: &mut Parts) {
+        let Some(address) = self.ranges.dns().filter(|_| !self.args.dns.disable_dns) else { return };
+        let inputs = match &self.informers {
+            Some(all) => corten_dns::Inputs { services: all.get(), slices: all.get(), namespaces: all.get() },
+            None => corten_dns::Inputs::start(&(self.clients)(Role::Dns), &self.stop),
+        };
+        dns::serve(&self.cluster, &self.ranges.cluster_domain, address, &self.args.dns, inputs, parts);
+    }
+
     fn start_runtime(&self, parts: &mut Parts) -> Result<()> {
         let network = pod_network::open(
             &self.cluster,
@@ -178,6 +188,7 @@ impl Prepared {
             self.node.start_runtime(parts)?;
         }
         proxy::start(&self.node, parts);
+        self.node.start_dns(parts);
         let stop = self.node.stop.clone();
         parts.start("kubelet", async move { Ok(self.kubelet.run(stop).await?) });
         Ok(())

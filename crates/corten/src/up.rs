@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{NodeArgs, ServerArgs};
+use crate::dns;
 use crate::host;
 use crate::layout::Layout;
 use crate::node::{Node, Role, Serving};
@@ -89,6 +90,7 @@ impl Cluster {
         self.publish_layout(&api).await?;
         if !matches!(with, With::Nothing) {
             self.start_control_plane(&api, &informers, parts)?;
+            self.publish_dns(with, &api, parts);
         }
         match node {
             Some(node) => {
@@ -132,6 +134,14 @@ impl Cluster {
             Ok(())
         });
         Ok(())
+    }
+
+    /// The Service that says where DNS is.
+    fn publish_dns(&self, with: &With, api: &ApiServer, parts: &mut Parts) {
+        let elsewhere = matches!(with, With::Node(node) if node.dns.disable_dns);
+        if let Some(address) = self.args.ranges.dns().filter(|_| !elsewhere) {
+            dns::create_service(client(api, dns::USER, &[]), address, parts);
+        }
     }
 
     fn node(&self, args: &NodeArgs, api: &ApiServer, informers: &Informers) -> Result<Node> {

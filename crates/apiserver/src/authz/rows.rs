@@ -195,6 +195,8 @@ const ROWS: &[Row] = &[
         rules: &[
             on(&[""], &["endpoints", "services", "namespaces", "pods", "nodes"], READ),
             on(&["discovery.k8s.io"], &["endpointslices"], READ),
+            // Its own Service, where there is none.
+            Rule { namespaces: &["kube-system"], ..on(&[""], &["services"], &["create"]) },
         ],
     },
     Row {
