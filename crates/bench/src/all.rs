@@ -44,6 +44,8 @@ async fn measure(command: Command, rows: &mut Vec<Row>) -> Result<()> {
             let result = podstart::run(&session, &args.pods).await;
             close(session, result.map(|found| rows.extend(found))).await
         }
+        // Runs before there is a runtime.
+        Command::Dns(args) => crate::dns::run(&args, false),
         Command::Up(args) => with_cluster(&args, rows, async |_, _| Ok(())).await,
         Command::All(args) if args.cluster.is_empty() => all(&args, &args.target, rows).await,
         Command::All(args) => {

@@ -36,8 +36,31 @@ pub enum Command {
     PodStart(PodStart),
     /// Start a cluster and measure how long it takes and what it costs when idle.
     Up(Up),
-    /// Everything above; starts the cluster itself when a command is given after `--`.
+    /// Ask a DNS server over UDP: the built-in one on a core of its own (needs root), or any with the same services.
+    Dns(Dns),
+    /// Everything above but DNS; starts the cluster itself when a command is given after `--`.
     All(All),
+}
+
+/// DNS answers.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Dns {
+    /// Ask this server instead of the built-in one; it must have the services `svc-0` … in the namespace `bench`, every
+    /// tenth (`svc-9`, …) headless with ten endpoints, all with a port `http`.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub server: Option<std::net::SocketAddr>,
+
+    /// Services in all.
+    #[arg(long, default_value_t = 10_000)]
+    pub services: usize,
+
+    /// Seconds for each kind of question.
+    #[arg(long, default_value_t = 5)]
+    pub secs: u64,
+
+    /// Questions in flight.
+    #[arg(long, default_value_t = 32)]
+    pub in_flight: usize,
 }
 
 /// Which server, and which processes pay for it.

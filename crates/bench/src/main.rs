@@ -6,6 +6,7 @@
 
 mod all;
 mod args;
+mod dns;
 mod http;
 mod kubeconfig;
 mod load;
@@ -24,6 +25,10 @@ use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
     let args = args::Args::parse();
+    // Enters a network namespace, which must happen before there are threads.
+    if let args::Command::Dns(dns) = &args.command {
+        return dns::run(dns, args.json);
+    }
     // Two threads: one machine carries the server too.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(all::run(args))

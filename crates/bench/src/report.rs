@@ -62,6 +62,12 @@ impl Row {
         Self { name, latencies, errors, first_error, elapsed, usage, note: String::new() }
     }
 
+    /// With a remark.
+    pub fn with_note(mut self, note: String) -> Self {
+        self.note = note;
+        self
+    }
+
     /// The same measurement, made while others watched.
     pub fn watched(mut self) -> Self {
         self.name += " (watched)";
