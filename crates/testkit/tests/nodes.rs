@@ -73,6 +73,17 @@ fn three_neighbours_by_routes() {
         }
         assert!(!machine.run(&["ip", "link"]).ok().contains("-vx"), "no tunnel without need");
     }
+    // A service is reached from every node, also from the pod behind it.
+    namespace.kubectl(&["expose", "pod", "node-2", "--name=second", "--port=80", "--target-port=8080"]).ok();
+    let service = namespace.get("service/second")["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    for (from, _) in &pods {
+        eventually(&format!("the service from {from}"), || {
+            (ask(&namespace, from, &format!("http://{service}/hostname"))? == "node-2").then_some(())
+        });
+    }
+    let seen = ask(&namespace, "node-3", &format!("http://{service}/client"));
+    assert_eq!(seen.as_ref(), Some(&pods[2].1), "the service keeps the sender's address");
+
     // What kubectl asks of other nodes' kubelets.
     assert!(namespace.kubectl(&["logs", "node-3"]).ok().contains("GET /client"));
 }
