@@ -9,10 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Stdio;
+use std::time::Duration;
 
+use corten_sys::netfilter::nft::Batch;
 use ipnet::IpNet;
+use tokio::io::AsyncWriteExt;
 
-use crate::types::Protocol;
+use crate::types::{NetworkError, Protocol};
+
+/// `nft` on a loaded machine takes milliseconds; more than this means that it hangs.
+const NFT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Seen from the pods that a policy chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,16 +116,14 @@ struct Table {
     chains: BTreeMap<String, Vec<String>>,
 }
 
-/// Commands that bring the table from `old` (unknown: whatever is there) to `new`.
+/// Commands that bring the table from `old` (unknown: whatever is there) to `new`, which is not empty.
 pub(crate) fn change(cluster: &str, old: Option<&Firewall>, new: &Firewall) -> String {
     let old = old.filter(|old| !old.is_empty());
-    if new.is_empty() {
-        return removal(cluster);
-    }
     let name = table_name(cluster);
     let mut text = String::new();
     if old.is_none() {
-        let _ = write!(text, "{}add table inet {name}\n{}", removal(cluster), base_chains(&name));
+        let fresh = format!("add table inet {name}\ndelete table inet {name}\nadd table inet {name}\n");
+        let _ = write!(text, "{fresh}{}", base_chains(&name));
     }
     difference(&name, &old.map(table).unwrap_or_default(), &table(new), &mut text);
     if old.is_none() {
@@ -127,10 +132,11 @@ pub(crate) fn change(cluster: &str, old: Option<&Firewall>, new: &Firewall) -> S
     text
 }
 
-/// Commands that remove the table, there or not.
-pub(crate) fn removal(cluster: &str) -> String {
-    let name = table_name(cluster);
-    format!("add table inet {name}\ndelete table inet {name}\n")
+/// Removes the table, there or not.
+pub(crate) fn removal(cluster: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.forget_inet_table(&table_name(cluster));
+    batch
 }
 
 fn table_name(cluster: &str) -> String {
@@ -309,6 +315,40 @@ fn difference(name: &str, old: &Table, new: &Table, text: &mut String) {
     }
 }
 
+/// Feeds `commands` to `nft -f -`: all or nothing.
+pub(crate) async fn apply(commands: &str) -> Result<(), NetworkError> {
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| NetworkError::Nft(format!("cannot run nft: {error}"));
+    let mut child = tokio::process::Command::new("nft")
+        .args(["-f", "-"])
+        .env("PATH", search_path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A broken pipe only means that nft gave up early; its message says why.
+        let _ = stdin.write_all(commands.as_bytes()).await;
+    }
+    let output = tokio::time::timeout(NFT_TIMEOUT, child.wait_with_output())
+        .await
+        .map_err(|_| NetworkError::Nft(format!("nft did not finish in {NFT_TIMEOUT:?}")))?
+        .map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(NetworkError::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Administrative directories are missing from the PATH of many services.
+fn search_path() -> String {
+    format!("{}:/usr/sbin:/sbin:/usr/bin:/bin", std::env::var("PATH").unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,11 +410,6 @@ mod tests {
             text.starts_with("add element inet c-policy ingress_pods { 10.1.0.9 : goto")
                 && text.lines().count() == 1
         );
-    }
-
-    #[test]
-    fn the_last_policy_takes_the_table_with_it() {
-        assert_eq!(change("c", Some(&one_policy(&[])), &Firewall::default()), removal("c"));
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! `NAME0` has no ports: it is the link that holds the node's address among its pods.
 //!
 //! Everything put on the host carries the cluster's name, so that several clusters share one machine and
-//! [`PodNetwork::teardown`] finds what it must remove. Links, addresses and routes go through rtnetlink;
-//! rules go through the `nft` binary (`nft -f -`, one transaction a change), which only pods with a
-//! hostPort pay for.
+//! [`PodNetwork::teardown`] finds what it must remove. Links, addresses, routes and rules go through netlink; only
+//! network policies go through the `nft` program (`nft -f -`, one transaction a change).
 
 mod addresses;
 mod firewall;

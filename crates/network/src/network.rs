@@ -135,9 +135,13 @@ impl PodNetwork {
         if known.as_ref() == Some(&firewall) {
             return Ok(());
         }
-        let commands = firewall::change(&self.inner.config.cluster_name, known.as_ref(), &firewall);
+        let cluster = &self.inner.config.cluster_name;
+        let commands = (!firewall.is_empty()).then(|| firewall::change(cluster, known.as_ref(), &firewall));
         *known = None;
-        rules::apply(&commands).await?;
+        match commands {
+            Some(commands) => firewall::apply(&commands).await?,
+            None => rules::apply(firewall::removal(cluster))?,
+        }
         *known = Some(firewall);
         Ok(())
     }
@@ -176,7 +180,7 @@ impl PodNetwork {
         let Some(record) = record else { return Ok(()) };
         {
             let _order = self.inner.rules.lock().await;
-            rules::apply(&rules::close_ports(&self.inner.config.cluster_name, &record)).await?;
+            rules::apply(rules::close_ports(&self.inner.config.cluster_name, &record))?;
         }
         let host = self.host().await?;
         links::delete(host, &record.link).await?;
@@ -231,9 +235,9 @@ impl PodNetwork {
             routes::delete(host, self.metric(), route.to).await?;
         }
         let _order = self.inner.rules.lock().await;
-        rules::apply(&rules::removal(&self.inner.config.cluster_name)).await?;
+        rules::apply(rules::removal(&self.inner.config.cluster_name))?;
         *self.inner.firewall.lock().await = None;
-        rules::apply(&firewall::removal(&self.inner.config.cluster_name)).await?;
+        rules::apply(firewall::removal(&self.inner.config.cluster_name))?;
         let dir = &self.inner.config.state_dir;
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -274,13 +278,12 @@ impl PodNetwork {
         self.route_pods(index, gateway(cidr)).await?;
         let names = RuleNames {
             cluster: config.cluster_name.clone(),
-            gateway: gateway(cidr),
             pod_cidr: cidr,
             cluster_cidr: config.cluster_cidr,
         };
         let _order = self.inner.rules.lock().await;
-        let commands = rules::base(&names, self.addresses().records());
-        rules::apply(&commands).await
+        let batch = rules::base(&names, self.addresses().records());
+        rules::apply(batch)
     }
 
     /// Leads to each pod by its own link, or by the bridge for pods of earlier versions, which are its ports. The kernel
@@ -336,7 +339,7 @@ impl PodNetwork {
         };
         links::connect_pod(self.host().await?, &attachment.netns, &veth).await?;
         let _order = self.inner.rules.lock().await;
-        rules::apply(&rules::open_ports(&config.cluster_name, record)).await
+        rules::apply(rules::open_ports(&config.cluster_name, record))
     }
 
     async fn remove_links(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {

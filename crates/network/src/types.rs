@@ -118,7 +118,7 @@ pub enum NetworkError {
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
-    /// `nft` is missing or refused the rules.
+    /// The kernel (or the `nft` program) refused rules.
     #[error("nftables: {0}")]
     Nft(String),
     /// A file or system call failed.

@@ -209,10 +209,14 @@ impl Batch {
     }
 
     fn message(&mut self, kind: Kind, flags: u16, family: Family) -> Open {
+        self.message_of(kind, flags, family.number())
+    }
+
+    fn message_of(&mut self, kind: Kind, flags: u16, family: u8) -> Open {
         self.last = self.writer.bytes.len();
         self.kinds.push(kind);
         let sequence = u32::try_from(self.kinds.len()).unwrap_or(u32::MAX);
-        self.writer.message((SUBSYSTEM << 8) | kind as u16, REQUEST | flags, sequence, family.number(), 0)
+        self.writer.message((SUBSYSTEM << 8) | kind as u16, REQUEST | flags, sequence, family, 0)
     }
 
     /// Makes a table; fine when it is there.
@@ -227,6 +231,16 @@ impl Batch {
         let open = self.message(Kind::DelTable, 0, table.family);
         self.writer.name(1, &table.name);
         self.writer.end_message(open);
+    }
+
+    /// Removes a table of family `inet`, there or not: what came from the `nft` program.
+    pub fn forget_inet_table(&mut self, name: &str) {
+        const INET: u8 = 1;
+        for (kind, flags) in [(Kind::NewTable, CREATE), (Kind::DelTable, 0)] {
+            let open = self.message_of(kind, flags, INET);
+            self.writer.name(1, name);
+            self.writer.end_message(open);
+        }
     }
 
     /// Makes a chain that others jump to; fine when it is there.
