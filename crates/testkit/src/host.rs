@@ -38,7 +38,9 @@ fn of_a_test_cluster(line: &str) -> bool {
     line.contains("/corten-t")
         || line.contains(" /t")
         || line.contains("interface t")
-        || line.contains("inet t")
+        || line.contains("table inet t")
+        || line.contains("table ip t")
+        || line.contains("table ip6 t")
 }
 
 fn interfaces() -> Vec<String> {
