@@ -336,12 +336,11 @@ fn source(errors: &mut Errors, source: &Value, kind: &str, path: &Path<'_>) {
     let (value, average) = (given(wanted, "value"), given(wanted, "averageValue"));
     let percent = int(wanted, "averageUtilization");
     match kind {
-        "pods" => {
-            if average.is_none_or(|a| quantity(Some(a)).sign() != 1) {
-                let detail = "must specify a positive target averageValue";
-                errors.push(Error::required(&target_path.child("averageValue"), detail));
-            }
+        "pods" if average.is_none_or(|a| quantity(Some(a)).sign() != 1) => {
+            let detail = "must specify a positive target averageValue";
+            errors.push(Error::required(&target_path.child("averageValue"), detail));
         }
+        "pods" => {}
         "resource" | "containerResource" => match (percent, average) {
             (None, None) => {
                 let detail = "must set either a target raw value or a target utilization";

@@ -11,6 +11,8 @@ use crate::rules::{self, invalid_each};
 use crate::{Value, meta};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const PARAMETERS_MAX: usize = 512;
+const PARAMETERS_MAX_BYTES: usize = 256 * 1024;
 const RECLAIM: &[&str] = &["Delete", "Recycle", "Retain"];
 const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 /// Fields of a volume's spec that are no source.
@@ -278,6 +280,26 @@ fn volume_source(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     }
 }
 
+/// What a provisioner is told: a few hundred entries, each under a name.
+fn parameters(errors: &mut Errors, class: &Value) {
+    let path = Path::root("parameters");
+    let mut bytes = 0;
+    let given = || super::look::entries(class, "parameters");
+    if given().count() > PARAMETERS_MAX {
+        errors.push(Error::too_long(&path, PARAMETERS_MAX));
+        return;
+    }
+    for (name, value) in given() {
+        if name.is_empty() {
+            errors.push(Error::invalid(&path, name.as_str(), "field can not be empty."));
+        }
+        bytes += name.len() + value.as_str().map_or(0, str::len);
+    }
+    if bytes > PARAMETERS_MAX_BYTES {
+        errors.push(Error::too_long(&path, PARAMETERS_MAX_BYTES));
+    }
+}
+
 fn validate_class(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
     let root = Path::root("provisioner");
@@ -288,8 +310,9 @@ fn validate_class(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
         let wrong = rules::qualified_name(&provisioner.to_lowercase());
         invalid_each(&mut errors, &root, provisioner, wrong);
     }
+    parameters(&mut errors, class);
     let policy = text(class, "reclaimPolicy");
-    if !RECLAIM.contains(&policy) {
+    if !matches!(policy, "Delete" | "Retain") {
         errors.push(Error::not_supported(&Path::root("reclaimPolicy"), policy, &["Delete", "Retain"]));
     }
     let mode = text(class, "volumeBindingMode");
@@ -352,6 +375,14 @@ mod tests {
                 "{spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}}}"
             ),
             ["spec: Required value: must specify a volume type"]
+        );
+        assert_eq!(
+            create_errors("storage.k8s.io", "StorageClass", "{reclaimPolicy: Recycle, parameters: {'': x}}"),
+            [
+                "provisioner: Required value",
+                "parameters: Invalid value: \"\": field can not be empty.",
+                "reclaimPolicy: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+            ]
         );
         assert_eq!(
             update_errors("storage.k8s.io", "StorageClass", "{provisioner: a/b}", "{provisioner: a/c}"),

@@ -29,9 +29,8 @@ pub fn init_families(
     related(&mut errors, service.get("spec").unwrap_or(&Value::Null), &root);
     checked(errors)?;
     let mut errors = Vec::new();
-    match old {
-        Some(old) => give_up_second(&mut errors, service, old),
-        None => {}
+    if let Some(old) = old {
+        give_up_second(&mut errors, service, old);
     }
     single_stack_means_one(&mut errors, service);
     infer_from_addresses(&mut errors, service, configured);
