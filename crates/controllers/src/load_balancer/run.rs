@@ -77,13 +77,18 @@ impl Controller {
             self.tell_changes(old, new);
         }
         let mut keys = vec![Key::of(&**change.object())];
-        let (before, now) = match change {
-            Change::Updated { old, new } => (plan::shown(old), plan::shown(new)),
-            Change::Deleted(old) => (plan::shown(old), Vec::new()),
-            Change::Added(_) => return keys,
+        let gives_back = match change {
+            Change::Added(_) => false,
+            Change::Deleted(old) => plan::is_held(old),
+            // The API server clears the status at once when the type changes; the addresses are free when we let go.
+            Change::Updated { old, new } => {
+                let now = plan::shown(new);
+                plan::shown(old).iter().any(|ip| !now.contains(ip))
+                    || (plan::is_held(old) && !plan::is_held(new))
+            }
         };
         // What was given back may be what another one waits for.
-        if before.iter().any(|ip| !now.contains(ip)) {
+        if gives_back {
             keys.extend(self.load_balancers(|service| plan::shown(service).is_empty()));
         }
         keys
