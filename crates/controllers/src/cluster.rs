@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use corten_client::{Informer, Informers, Recorder};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
@@ -100,6 +101,7 @@ informers! {
     "Controller revisions." revisions: ControllerRevision;
     "Jobs." jobs: Job;
     "Cron jobs." cron_jobs: CronJob;
+    "Horizontal pod autoscalers." autoscalers: HorizontalPodAutoscaler;
     "Disruption budgets." budgets: PodDisruptionBudget;
     "Stateful sets." stateful_sets: StatefulSet;
     "Services." services: Service;

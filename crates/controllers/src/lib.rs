@@ -17,6 +17,7 @@ pub mod endpoints;
 pub mod expect;
 pub mod gc;
 pub mod history;
+pub mod hpa;
 pub mod index;
 pub mod job;
 pub mod load_balancer;
@@ -53,6 +54,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         endpoints::run_legacy(&cluster),
         endpoints::run_mirror(&cluster),
         gc::run(&cluster),
+        hpa::run(&cluster),
         job::run(&cluster),
         job::run_ttl(&cluster),
         load_balancer::run(&cluster),
