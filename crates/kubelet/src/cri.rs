@@ -179,6 +179,16 @@ impl Cri {
         absent_is_fine(self.runtime.clone().stop_container(timed(message, deadline)).await)
     }
 
+    /// Changes what a container may use.
+    pub async fn update_resources(&self, id: &str, linux: pb::LinuxContainerResources) -> Result<()> {
+        let request = ordinary(pb::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        });
+        Ok(self.runtime.clone().update_container_resources(request).await.map(drop)?)
+    }
+
     /// Removes a container, killing it first if it runs; a missing one is fine.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
         let request = ordinary(pb::RemoveContainerRequest { container_id: id.to_owned() });

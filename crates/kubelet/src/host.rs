@@ -17,6 +17,8 @@ use crate::fields::Surroundings;
 use crate::image::pull::Puller;
 use crate::node::machine::Machine;
 use crate::objects::ObjectCache;
+use crate::pod::admission::{Admission, Allocatable};
+use crate::pod::resize::Pending;
 use crate::pod::spec::{self, Kind};
 use crate::resources::PodCgroups;
 
@@ -56,6 +58,8 @@ pub struct Host {
     pub wakers: Arc<Wakers>,
     /// Keepers of mirror pods to wake, by the hash that mirror and static pod share.
     pub mirrors: Arc<Wakers>,
+    /// What the pods of this node take.
+    pub admission: Mutex<Admission>,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -81,6 +85,44 @@ impl Host {
             node_memory: self.machine.memory_bytes - self.config.reserved_memory,
             node_storage: self.machine.storage_bytes,
         }
+    }
+
+    /// What pods can have of this node.
+    pub fn allocatable(&self) -> Allocatable {
+        let (config, machine) = (&self.config, &self.machine);
+        [
+            ("cpu", machine.cpu_milli - config.reserved_cpu_milli),
+            ("memory", machine.memory_bytes - config.reserved_memory),
+            ("ephemeral-storage", machine.storage_bytes),
+            ("pods", i64::from(config.max_pods)),
+        ]
+        .map(|(name, amount)| (name.to_owned(), amount))
+        .into()
+    }
+
+    /// The books of what pods take.
+    pub fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod has ended: its share is free for those who wait for room to grow.
+    pub fn release(&self, uid: &str) {
+        let waiting = self.admission().release(uid);
+        waiting.iter().for_each(|uid| self.wakers.wake(uid));
+    }
+
+    /// Counts other resources for a pod that runs here.
+    pub fn resize(&self, pod: &Pod) -> Result<(), Pending> {
+        let (waiting, burstable) = {
+            let mut admission = self.admission();
+            let waiting = admission.resize(pod, &self.allocatable())?;
+            (waiting, admission.burstable_cpu_milli())
+        };
+        waiting.iter().for_each(|uid| self.wakers.wake(uid));
+        if let Err(error) = self.cgroups.weigh_burstable(burstable) {
+            tracing::debug!(%error, "weight of burstable pods");
+        }
+        Ok(())
     }
 
     /// An event about a pod.

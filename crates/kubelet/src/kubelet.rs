@@ -96,6 +96,7 @@ impl Kubelet {
             node_ips,
             wakers,
             mirrors: Arc::default(),
+            admission: std::sync::Mutex::default(),
             stop,
             cri,
             config,

@@ -585,3 +585,47 @@ fn scheduling_honours_affinity_taints_and_names() {
     assert_eq!(phase(&pending), "Pending");
     assert!(pending["spec"]["nodeName"].is_null());
 }
+
+#[test]
+fn resources_change_in_place() {
+    let ns = cluster().namespace("resize");
+    let container = json!({"name": "c", "image": "busybox:1.35", "command": ["sleep", "100000"], "resources":
+        {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}}});
+    ns.create_from(
+        &json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]}})
+        .to_string(),
+    );
+    ns.wait("pod/p", "condition=Ready");
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    let before = id(&ns.get("pod/p"));
+    let resize = |cpu: &str| {
+        let resources = json!({"requests": {"cpu": cpu}, "limits": {"cpu": "400m"}});
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}}).to_string();
+        ns.kubectl(&["patch", "pod", "p", "--subresource", "resize", "-p", &patch])
+    };
+    resize("300m").ok();
+    ns.watch(&["pod", "p"], "the status tells the new amounts", |pods| {
+        pods.values().any(|pod| {
+            let has = &pod["status"]["containerStatuses"][0];
+            has["resources"]["requests"]["cpu"] == "300m" && has["allocatedResources"]["cpu"] == "300m"
+        })
+    });
+    let weight = "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us || cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
+    ns.kubectl(&["exec", "p", "--", "sh", "-c", weight]).says("40000").ok();
+    assert_eq!(id(&ns.get("pod/p")), before, "the container goes on");
+    // More than the node has: it stays as it is and says why.
+    ns.kubectl(&["patch", "pod", "p", "--subresource", "resize", "-p",
+        r#"{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"5000"},"limits":{"cpu":"6000"}}}]}}"#])
+        .ok();
+    let reason = |pod: &Value| {
+        let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|c| c["type"] == "PodResizePending").map(|c| c["reason"].clone())
+    };
+    ns.watch(&["pod", "p"], "it is infeasible", |pods| {
+        pods.values().any(|pod| reason(pod) == Some(json!("Infeasible")))
+    });
+    ns.kubectl(&["exec", "p", "--", "sh", "-c", weight]).says("40000").ok();
+    resize("300m").ok();
+    ns.watch(&["pod", "p"], "the condition goes", |pods| pods.values().any(|pod| reason(pod).is_none()));
+}

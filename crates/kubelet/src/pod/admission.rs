@@ -1,10 +1,11 @@
 //! Whether a pod may run here: the kubelet's own last look at resources, ports, selectors and taints, by the
 //! rules and in the words of upstream's predicates. Pure bookkeeping.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
+use super::resize::Pending;
 use super::spec;
 use super::status::Verdict;
 
@@ -39,6 +40,8 @@ pub type Allocatable = BTreeMap<String, i64>;
 #[derive(Debug, Default)]
 pub struct Admission {
     shares: HashMap<String, Share>,
+    /// Uids of pods that wait for room to grow.
+    deferred: BTreeSet<String>,
 }
 
 impl Admission {
@@ -78,9 +81,42 @@ impl Admission {
         }
     }
 
-    /// A pod has ended: what it took is free.
-    pub fn release(&mut self, uid: &str) {
-        self.shares.remove(uid);
+    /// A pod has ended: what it took is free. Returns those who have waited for that.
+    pub fn release(&mut self, uid: &str) -> BTreeSet<String> {
+        self.deferred.remove(uid);
+        match self.shares.remove(uid) {
+            Some(_) => std::mem::take(&mut self.deferred),
+            None => BTreeSet::new(),
+        }
+    }
+
+    /// Counts other resources for a pod that runs here, or says why it cannot have them. Returns those who have waited
+    /// for what it gives back.
+    pub fn resize(&mut self, pod: &Pod, allocatable: &Allocatable) -> Result<BTreeSet<String>, Pending> {
+        let uid = spec::uid(pod);
+        for (resource, requested) in spec::requests(pod) {
+            let Some(capacity) = allocatable.get(&resource).copied() else { continue };
+            let others = self.shares.iter().filter(|(other, _)| *other != uid);
+            let used = others.filter_map(|(_, share)| share.requests.get(&resource)).sum::<i64>();
+            if requested > capacity {
+                let message = format!(
+                    "Node didn't have enough capacity: {resource}, requested: {requested}, capacity: {capacity}"
+                );
+                return Err(Pending { reason: "Infeasible", message });
+            }
+            if requested > capacity.saturating_sub(used) {
+                self.deferred.insert(uid.to_owned());
+                let message = format!(
+                    "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+                );
+                return Err(Pending { reason: "Deferred", message });
+            }
+        }
+        self.deferred.remove(uid);
+        if self.shares.contains_key(uid) {
+            self.account(pod);
+        }
+        Ok(std::mem::take(&mut self.deferred))
     }
 
     /// CPU that the burstable pods ask for together, in thousandths.
@@ -315,5 +351,26 @@ mod tests {
             let result = Admission::default().admit(&pod("a", spec.clone()), Some(&node()), &BTreeMap::new());
             assert_eq!(result.err().map(|verdict| verdict.reason).as_deref(), expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn growing() {
+        let pod = |uid: &str, cpu: &str| -> Pod {
+            serde_json::from_value(
+                serde_json::json!({"metadata": {"name": uid, "namespace": "n", "uid": uid},
+                "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}}),
+            )
+            .unwrap()
+        };
+        let room: Allocatable = [("cpu".to_owned(), 1000)].into();
+        let mut admission = Admission::default();
+        admission.admit(&pod("a", "500m"), None, &room).unwrap();
+        admission.admit(&pod("b", "400m"), None, &room).unwrap();
+        let reason = |found: Result<BTreeSet<String>, Pending>| found.map_err(|pending| pending.reason);
+        assert_eq!(reason(admission.resize(&pod("a", "600m"), &room)), Ok(BTreeSet::new()));
+        assert_eq!(reason(admission.resize(&pod("a", "2"), &room)), Err("Infeasible"));
+        assert_eq!(reason(admission.resize(&pod("b", "500m"), &room)), Err("Deferred"));
+        assert_eq!(admission.release("a"), ["b".to_owned()].into(), "there is room now");
+        assert_eq!(reason(admission.resize(&pod("b", "500m"), &room)), Ok(BTreeSet::new()));
     }
 }

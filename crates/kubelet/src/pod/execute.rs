@@ -10,11 +10,13 @@ use super::configs::{self, HOSTS_FILE};
 use super::memory::Volumes;
 use super::observed::Observed;
 use super::plan::Step;
+use super::resize;
 use super::spec;
 use super::worker::{Flow, Worker};
 use crate::backoff::add;
 use crate::dns;
 use crate::logs::rotate;
+use crate::resources;
 use crate::volume::pod_volumes::PodVolumes;
 
 /// First pause before volumes are tried again; it doubles.
@@ -25,6 +27,8 @@ const VOLUME_DOUBLINGS: u32 = 8;
 const SANDBOX_RETRY: Duration = Duration::from_secs(1);
 /// Doublings of that pause.
 const SANDBOX_DOUBLINGS: u32 = 4;
+/// Pause before resources that could not be changed are tried again.
+const RESIZE_RETRY: Duration = Duration::from_secs(10);
 /// Pause before a failed clean-up is tried again.
 const CLEANUP_RETRY: Duration = Duration::from_secs(1);
 
@@ -37,6 +41,7 @@ impl Worker {
                 self.start(&name, restart_count, after, observed).await
             }
             Step::Kill { id, name, why, grace } => self.kill(id, name, &why, grace),
+            Step::Resize { id, name } => self.resize(&id, &name).await,
             Step::Remove { id } => self.remove(&id, observed).await,
             Step::StopSandbox { id } => {
                 if let Err(error) = self.host.cri.stop_sandbox(&id).await {
@@ -91,6 +96,28 @@ impl Worker {
                 memory.sandbox_retry = Some(add(Timestamp::now(), pause));
             }
         }
+        Flow::Again
+    }
+
+    /// The pod's group must never be smaller than a container's: it is written before and after.
+    async fn resize(&self, id: &str, name: &str) -> Flow {
+        let Some((kind, container)) = spec::container(&self.pod, name) else { return Flow::Again };
+        let _ = self.host.cgroups.ensure(&self.pod);
+        let shall = resources::container_resources(&self.pod, &container, self.host.machine.memory_bytes);
+        let told = self.host.cri.update_resources(id, shall).await;
+        if let Err(error) = self.host.cgroups.ensure(&self.pod) {
+            tracing::debug!(pod = spec::describe(&self.pod), %error, "the pod's group waits for other containers");
+        }
+        let failed = told.err().map(|error| {
+            let message = format!("Error resizing container {name}: {error}");
+            self.host.container_event(&self.pod, kind, name, ("Warning", "ResizeError"), message);
+            (add(Timestamp::now(), RESIZE_RETRY), error.to_string())
+        });
+        let target = (id.to_owned(), resize::target(&self.pod, &container));
+        let mut memory = self.memory.lock();
+        let memory = memory.of(name);
+        memory.resize_told = failed.is_none().then_some(target);
+        memory.resize_failed = failed;
         Flow::Again
     }
 

@@ -12,7 +12,6 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Admission, Allocatable};
 use super::spec;
 use super::status::Verdict;
 use super::worker::{Desired, Worker};
@@ -36,7 +35,6 @@ struct Entry {
 pub struct Manager {
     host: Arc<Host>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
-    admission: Arc<Mutex<Admission>>,
     /// Cancelled when the first list of pods has its workers.
     listed: CancellationToken,
     ended: Arc<Notify>,
@@ -49,18 +47,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Manager {
     /// No pods yet.
     pub fn new(host: Arc<Host>) -> Self {
-        Self {
-            host,
-            entries: Arc::default(),
-            admission: Arc::default(),
-            listed: CancellationToken::new(),
-            ended: Arc::default(),
-        }
+        Self { host, entries: Arc::default(), listed: CancellationToken::new(), ended: Arc::default() }
     }
 
     /// Pods that an earlier kubelet admitted keep their place; call it with the first list.
     pub fn account(&self, pods: &[Arc<Pod>]) {
-        let mut admission = lock(&self.admission);
+        let mut admission = self.host.admission();
         let admitted = |pod: &&Arc<Pod>| {
             let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
             started && !spec::is_terminal(pod)
@@ -101,7 +93,7 @@ impl Manager {
         }
         let uid = spec::uid(pod);
         if spec::is_terminal(pod) {
-            lock(&self.admission).release(uid);
+            self.host.release(uid);
         }
         let mut entries = lock(&self.entries);
         match entries.get(uid) {
@@ -160,8 +152,8 @@ impl Manager {
             return None;
         }
         let node = self.host.node.list().first().cloned();
-        let mut admission = lock(&self.admission);
-        let refused = admission.admit(pod, node.as_deref(), &self.allocatable()).err();
+        let mut admission = self.host.admission();
+        let refused = admission.admit(pod, node.as_deref(), &self.host.allocatable()).err();
         if let Err(error) = self.host.cgroups.weigh_burstable(admission.burstable_cpu_milli()) {
             tracing::debug!(%error, "weight of burstable pods");
         }
@@ -178,18 +170,6 @@ impl Manager {
         }
     }
 
-    fn allocatable(&self) -> Allocatable {
-        let (config, machine) = (&self.host.config, &self.host.machine);
-        [
-            ("cpu", machine.cpu_milli - config.reserved_cpu_milli),
-            ("memory", machine.memory_bytes - config.reserved_memory),
-            ("ephemeral-storage", machine.storage_bytes),
-            ("pods", i64::from(config.max_pods)),
-        ]
-        .map(|(name, amount)| (name.to_owned(), amount))
-        .into()
-    }
-
     fn spawn(&self, desired: Desired) -> Entry {
         let uid = spec::uid(&desired.pod).to_owned();
         let (sender, receiver) = watch::channel(desired);
@@ -198,7 +178,7 @@ impl Manager {
         let task = tokio::spawn(async move {
             worker.run().await;
             lock(&manager.entries).remove(&uid);
-            lock(&manager.admission).release(&uid);
+            manager.host.release(&uid);
             manager.ended.notify_one();
         });
         Entry { desired: sender, task }

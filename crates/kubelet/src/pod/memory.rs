@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_cri::v1::LinuxContainerResources;
 
 use crate::backoff::Backoff;
 
@@ -85,6 +86,10 @@ pub struct ContainerMemory {
     pub post_start: Option<String>,
     /// What the probes say.
     pub health: Option<Health>,
+    /// When a change of its resources that failed is tried again, and why it failed.
+    pub resize_failed: Option<(Timestamp, String)>,
+    /// Id and resources that the runtime has taken: a runtime that shows others is not told the same again and again.
+    pub resize_told: Option<(String, LinuxContainerResources)>,
     /// The waiting reason that was last told in an event.
     pub told: Option<String>,
 }

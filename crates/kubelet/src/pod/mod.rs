@@ -10,6 +10,7 @@ pub mod mirror;
 pub mod observed;
 pub mod plan;
 pub mod publish;
+pub mod resize;
 pub mod security;
 pub mod spec;
 pub mod start;

@@ -74,6 +74,8 @@ pub struct Container {
     pub user: Option<(i64, i64, Vec<i64>)>,
     /// Termination message: path inside, file outside, policy.
     pub termination: Option<Termination>,
+    /// What it may use, where the runtime says.
+    pub resources: Option<pb::LinuxContainerResources>,
 }
 
 /// Where a termination message comes from.
@@ -177,6 +179,7 @@ fn container(status: pb::ContainerStatus, sandbox: String) -> Container {
         restart_count: annotation(labels::RESTART_COUNT).parse().unwrap_or(attempt),
         hash: annotation(labels::CONTAINER_HASH).to_owned(),
         termination: termination(&status),
+        resources: status.resources.and_then(|resources| resources.linux),
         user: user.map(|user| (user.uid, user.gid, user.supplemental_groups)),
         id: status.id,
         reason: status.reason,

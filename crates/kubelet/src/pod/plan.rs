@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 
 use super::memory::{Memory, Volumes, Waiting};
 use super::observed::{Container, Observed, State};
+use super::resize;
 use super::spec::{self, Kind};
 use crate::backoff::{self, go_duration};
 
@@ -50,6 +51,8 @@ pub enum KillWhy {
     Probe(&'static str),
     /// The spec changed.
     Definition,
+    /// Its resources changed, and its policy wants a restart for that.
+    Resize,
 }
 
 impl KillWhy {
@@ -58,6 +61,7 @@ impl KillWhy {
         match self {
             KillWhy::Pod => format!("Stopping container {container}"),
             KillWhy::Probe(probe) => format!("Container {container} failed {probe} probe, will be restarted"),
+            KillWhy::Resize => format!("Container {container} resize requires restart"),
             KillWhy::Definition => format!("Container {container} definition changed, will be restarted"),
         }
     }
@@ -92,6 +96,13 @@ pub enum Step {
         why: KillWhy,
         /// Seconds from SIGTERM to SIGKILL.
         grace: i64,
+    },
+    /// Tell the runtime what a running container may use now.
+    Resize {
+        /// CRI id.
+        id: String,
+        /// Name in the spec.
+        name: String,
     },
     /// Remove a dead container that nobody will ask for.
     Remove {
@@ -332,6 +343,7 @@ impl Planner<'_> {
                 }
                 self.check_health(container, &c);
                 self.check_definition(container);
+                self.check_resources(container, &c);
             }
             Some(c) if c.state == State::Unknown => {
                 self.kill(&c, KillWhy::Pod, spec::grace_period(self.s.pod))
@@ -373,6 +385,30 @@ impl Planner<'_> {
         let planned = self.plan.steps.iter().any(|s| matches!(s, Step::Kill { id, .. } if *id == running.id));
         if changed && !planned {
             self.kill(&running, KillWhy::Definition, spec::grace_period(self.s.pod));
+        }
+    }
+
+    fn check_resources(&mut self, container: &ContainerSpec, running: &Container) {
+        let Some(difference) = resize::difference(self.s.pod, container, running.resources.as_ref()) else {
+            return;
+        };
+        let planned =
+            self.plan.steps.iter().any(|step| matches!(step, Step::Kill { id, .. } if *id == running.id));
+        let memory = self.s.memory.get(&container.name);
+        if planned || memory.is_some_and(|memory| memory.killing.is_some()) {
+            return;
+        }
+        if difference.restarts(container) {
+            return self.kill(running, KillWhy::Resize, spec::grace_period(self.s.pod));
+        }
+        let target = (running.id.clone(), resize::target(self.s.pod, container));
+        if memory.is_some_and(|memory| memory.resize_told.as_ref() == Some(&target)) {
+            return;
+        }
+        let failed = memory.and_then(|memory| memory.resize_failed.as_ref());
+        if self.due(failed.map(|(retry_at, _)| *retry_at)) {
+            let (id, name) = (running.id.clone(), container.name.clone());
+            self.plan.steps.push(Step::Resize { id, name });
         }
     }
 

@@ -46,6 +46,7 @@ fn container(name: &str, state: State, restarts: i32, exit_code: i32) -> Contain
         log_path: String::new(),
         user: None,
         termination: None,
+        resources: None,
     }
 }
 
@@ -75,6 +76,7 @@ fn plan(pod: &Pod, observed: &Observed, memory: &Memory, stop: Option<&Stop>) ->
 fn short(plan: &Plan) -> Vec<String> {
     let step = |step: &Step| match step {
         Step::Prepare { volumes, sandbox } => format!("prepare {volumes} {sandbox:?}"),
+        Step::Resize { name, .. } => format!("resize {name}"),
         Step::Start { name, restart_count, .. } => format!("start {name}/{restart_count}"),
         Step::Kill { name, grace, .. } => format!("kill {name} {grace}"),
         Step::Remove { id } => format!("remove {id}"),
@@ -251,4 +253,26 @@ fn a_changed_image_restarts() {
     let mut c = running("a");
     c.hash = "other".into();
     assert_eq!(short(&plan(&pod, &observed(vec![c]), &ready(), None)), ["kill a 30"]);
+}
+
+#[test]
+fn resources_change_in_place_or_by_a_restart() {
+    let pod = |policy: &str| -> Pod {
+        serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"containers": [{"name": "a", "image": "i", "resources": {"requests": {"cpu": "200m"}},
+                "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}]}}))
+        .unwrap()
+    };
+    let has = |milli| k8s_cri::v1::LinuxContainerResources {
+        cpu_shares: crate::resources::shares(milli),
+        ..Default::default()
+    };
+    let with = |milli| observed(vec![Container { resources: Some(has(milli)), ..running("a") }]);
+    let steps = |policy: &str, milli, memory: &Memory| short(&plan(&pod(policy), &with(milli), memory, None));
+    assert_eq!(steps("NotRequired", 200, &ready()), Vec::<String>::new());
+    assert_eq!(steps("NotRequired", 100, &ready()), ["resize a"]);
+    assert_eq!(steps("RestartContainer", 100, &ready()), ["kill a 30"]);
+    let mut failed = ready();
+    failed.of("a").resize_failed = Some((at(60), "no".into()));
+    assert_eq!(steps("NotRequired", 100, &failed), Vec::<String>::new(), "not before its time");
 }

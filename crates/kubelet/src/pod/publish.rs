@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mirror::Mirror;
 use super::spec;
+use super::status::RESIZE_CONDITIONS;
 use crate::host::Host;
 
 /// First pause after a failed patch.
@@ -207,7 +208,12 @@ fn conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         condition
     });
-    Value::Array(explicit.collect())
+    let gone = old.iter().filter_map(|condition| condition["type"].as_str()).filter(|type_| {
+        let still = new.as_array().into_iter().flatten().any(|condition| condition["type"] == **type_);
+        RESIZE_CONDITIONS.contains(type_) && !still
+    });
+    let gone = gone.map(|type_| json!({"$patch": "delete", "type": type_}));
+    Value::Array(explicit.chain(gone).collect())
 }
 
 /// Addresses merge by value: a list that loses one has to replace the old list.
@@ -244,6 +250,17 @@ mod tests {
                 "conditions": [{"type": "B", "status": "True", "reason": null, "message": null}]}})
         );
         assert_eq!(status_patch("u", &new, &new), None);
+    }
+
+    #[test]
+    fn conditions_of_a_resize_go() {
+        let ready = json!({"type": "Ready", "status": "True"});
+        let old = status(json!({"conditions": [ready, {"type": "PodResizeInProgress", "status": "True"}]}));
+        let patch = status_patch("u", &old, &status(json!({"conditions": [ready]}))).unwrap();
+        assert_eq!(
+            patch["status"]["conditions"],
+            json!([{"$patch": "delete", "type": "PodResizeInProgress"}])
+        );
     }
 
     #[test]

@@ -13,8 +13,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::memory::{Memory, Waiting};
 use super::observed::{Container, Observed, State};
+use super::resize::{self, Pending};
 use super::spec::{self, Kind};
 
+/// Conditions of a pod whose resources change.
+pub const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 /// Reason of a container that nobody can find.
 const LOST: &str = "ContainerStatusUnknown";
 
@@ -45,6 +48,8 @@ pub struct Sources<'a> {
     pub ended: bool,
     /// The kubelet's own verdict.
     pub verdict: Option<&'a Verdict>,
+    /// Why the pod does not get the resources that it wants.
+    pub resize_pending: Option<&'a Pending>,
     /// The node's addresses.
     pub host_ips: &'a [String],
     /// `corten`: what stands before `://` in container ids.
@@ -142,7 +147,13 @@ fn container_status(
         Kind::Main | Kind::Sidecar => is_ready(sources, c, &status),
     };
     status.stop_signal = c.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
-    status.resources = c.resources.clone();
+    let has = sources.observed.latest(&c.name).filter(|latest| latest.state == State::Running);
+    let unfinished =
+        has.is_some_and(|has| resize::difference(sources.pod, c, has.resources.as_ref()).is_some());
+    status.resources = match old.filter(|_| unfinished) {
+        Some(old) => old.resources.clone(),
+        None => c.resources.clone(),
+    };
     status.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
     status
 }
@@ -427,9 +438,27 @@ fn conditions(
         make.condition("ContainersReady", containers_ready),
         make.condition("PodScheduled", (true, None, None)),
     ];
-    let ours: Vec<String> = list.iter().map(|condition| condition.type_.clone()).collect();
+    list.extend(resizes(sources).into_iter().map(|(type_, judgement)| make.condition(type_, judgement)));
+    let mut ours: Vec<String> = list.iter().map(|condition| condition.type_.clone()).collect();
+    ours.extend(RESIZE_CONDITIONS.map(str::to_owned));
     let foreign = status.conditions.iter().flatten().filter(|condition| !ours.contains(&condition.type_));
     list.extend(foreign.cloned());
+    list
+}
+
+/// Conditions that are there only while resources change.
+fn resizes(sources: &Sources<'_>) -> Vec<(&'static str, Judgement)> {
+    let [pending, in_progress] = RESIZE_CONDITIONS;
+    let mut list = Vec::new();
+    if let Some(why) = sources.resize_pending {
+        list.push((pending, (true, Some(why.reason), Some(why.message.clone()))));
+    }
+    let unfinished = resize::unfinished(sources.pod, sources.observed);
+    if !unfinished.is_empty() && !sources.stopping {
+        let failed = unfinished.iter().find_map(|name| sources.memory.get(name)?.resize_failed.clone());
+        let error = failed.map(|(_, why)| why);
+        list.push((in_progress, (true, error.is_some().then_some("Error"), error)));
+    }
     list
 }
 

@@ -33,6 +33,7 @@ fn seen(name: &str, state: State, exit_code: i32, restarts: i32) -> Container {
         log_path: String::new(),
         user: None,
         termination: None,
+        resources: None,
     }
 }
 
@@ -83,6 +84,7 @@ impl Case {
             stopping: self.stopping,
             ended: self.ended,
             verdict: self.verdict.as_ref(),
+            resize_pending: None,
             host_ips: &["192.168.0.1".to_owned()],
             runtime_name: "corten",
             now: at(9),

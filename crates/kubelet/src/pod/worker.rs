@@ -13,6 +13,7 @@ use super::memory::{Memory, Volumes};
 use super::observed::{Observed, State};
 use super::plan::{Plan, Situation, Step, Stop, plan_pod};
 use super::publish::Publisher;
+use super::resize::{self, Given, Pending};
 use super::spec;
 use super::status::{Sources, Verdict, pod_status};
 use crate::backoff::add;
@@ -59,7 +60,10 @@ pub struct Worker {
     pub(super) host: Arc<Host>,
     pub(super) uid: String,
     pub(super) from_file: bool,
+    /// The pod as it has been given resources; see `resize`.
     pub(super) pod: Arc<Pod>,
+    pub(super) given: Given,
+    pub(super) pending: Option<Pending>,
     pub(super) desired: watch::Receiver<Desired>,
     pub(super) waker: Arc<Waker>,
     pub(super) memory: SharedMemory,
@@ -93,13 +97,16 @@ impl Worker {
             true => Publisher::mirror(host.clone(), first.pod.clone()),
             false => Publisher::start(host.config.client.clone(), &first.pod, host.stop.clone()),
         });
+        let given = resize::given_before(&first.pod);
         Self {
             probes: Probes::new(host.clone(), memory.clone(), waker.clone()),
             volumes: PodVolumes::new(host.clone()),
             host,
             uid,
             from_file: first.from_file,
-            pod: first.pod,
+            pod: resize::as_given(&first.pod, &given),
+            given,
+            pending: None,
             desired,
             waker,
             memory,
@@ -180,7 +187,7 @@ impl Worker {
         let desired = self.desired.borrow_and_update().clone();
         let described = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let mut refresh = described(&desired.pod) != described(&self.pod);
-        self.pod = desired.pod;
+        self.give(&desired.pod);
         self.verdict = self.verdict.take().or(desired.verdict);
         let mut memory = self.memory.lock();
         if self.waker.take_refresh() {
@@ -195,6 +202,20 @@ impl Worker {
         if refresh && pod_volumes::has_live(&self.pod) {
             memory.volumes = Volumes::Wanted;
         }
+    }
+
+    /// Gives the pod what it wants, if the node has room.
+    fn give(&mut self, pod: &Arc<Pod>) {
+        let wanted = resize::wanted(pod);
+        if wanted == self.given {
+            self.pending = None;
+        } else if !self.is_ending() {
+            self.pending = self.host.resize(pod).err();
+            if self.pending.is_none() {
+                self.given = wanted;
+            }
+        }
+        self.pod = resize::as_given(pod, &self.given);
     }
 
     fn token_renewal(&self, now: Timestamp) -> Option<Timestamp> {
@@ -314,6 +335,7 @@ impl Worker {
                 stopping,
                 ended: plan.ended,
                 verdict: self.verdict.as_ref(),
+                resize_pending: self.pending.as_ref(),
                 host_ips: &self.host.node_ips,
                 runtime_name: self.host.runtime_name(),
                 now,
