@@ -26,6 +26,7 @@ use crate::signals::Signals;
 
 /// What runs beside the API server.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one value in a process")]
 pub enum With {
     /// Nothing: the other parts run elsewhere.
     Nothing,
