@@ -156,7 +156,7 @@ fn duration(text: &str) -> Option<Duration> {
         seconds += digits.parse::<f64>().ok()? * unit;
         digits.clear();
     }
-    let whole = digits.is_empty() && seconds >= 1.0 && seconds < 1e9;
+    let whole = digits.is_empty() && (1.0..1e9).contains(&seconds);
     whole.then(|| Duration::from_secs(seconds as u64))
 }
 

@@ -148,7 +148,7 @@ fn shrink<'a>(lists: impl Iterator<Item = &'a mut Option<Vec<EndpointAddress>>>,
     let (mut seen, mut given) = (0, 0);
     for list in lists {
         seen += size(list);
-        let share = if all == 0 { 0 } else { seen * room / all - given };
+        let share = (seen * room).checked_div(all).map_or(0, |whole| whole - given);
         given += share;
         if let Some(addresses) = list {
             addresses.truncate(share);

@@ -196,7 +196,8 @@ mod tests {
         let a = |numbers: std::ops::Range<usize>| Arc::new(slice(Some("a"), numbers));
         let b = |numbers: std::ops::Range<usize>| Arc::new(slice(Some("b"), numbers));
         let none: [&str; 0] = [];
-        let table: Vec<(&str, Vec<Arc<EndpointSlice>>, Wanted, Vec<usize>, Vec<&str>, Vec<&str>)> = vec![
+        type Row<'a> = (&'a str, Vec<Arc<EndpointSlice>>, Wanted, Vec<usize>, Vec<&'a str>, Vec<&'a str>);
+        let table: Vec<Row<'_>> = vec![
             ("all new", vec![], wanted(0..250), vec![100, 100, 50], none.to_vec(), none.to_vec()),
             ("nothing to do", vec![a(0..3)], wanted(0..3), vec![], none.to_vec(), none.to_vec()),
             (

@@ -61,8 +61,9 @@ mod tests {
         let (triggers, key, service) = (Triggers::default(), Key::new("ns", "s"), service(json!({})));
         let (a, b) = (Arc::new(pod("a", "10.0.0.1", true)), Arc::new(pod("b", "10.0.0.2", true)));
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
-        assert_eq!(triggers.look(&key, &service, &[a.clone()]), at("2026-01-01T00:00:00Z"));
-        assert_eq!(triggers.look(&key, &service, &[a.clone()]), None);
+        let alone = [a.clone()];
+        assert_eq!(triggers.look(&key, &service, &alone), at("2026-01-01T00:00:00Z"));
+        assert_eq!(triggers.look(&key, &service, &alone), None);
         assert_eq!(triggers.look(&key, &service, &[a.clone(), b]), at("2026-01-01T00:00:10Z"));
         triggers.forget(&key);
         assert_eq!(triggers.look(&key, &service, &[a]), at("2026-01-01T00:00:00Z"));

@@ -148,7 +148,8 @@ impl Planner<'_> {
         let first_sick = by_ordinal.values().find(|pod| !is_healthy(pod)).map(|pod| pod.metadata.uid.clone());
         for pod in beyond.into_iter().rev() {
             let waits_for_other = !is_healthy(pod) && first_sick.as_ref() != Some(&pod.metadata.uid);
-            if !ends(pod) && !(self.ordered && waits_for_other) {
+            let waits = self.ordered && waits_for_other;
+            if !ends(pod) && !waits {
                 self.plan.delete.push((pod.clone(), Why::Condemned));
             }
             if self.ordered {
