@@ -1,7 +1,8 @@
 //! The ipvs mode: one virtual service of the kernel's load balancer for each frontend, the services' addresses on a dummy
 //! interface, and a table of nftables for what IPVS does not know.
 //!
-//! Differs from the other modes in this: node ports are taken on the configured addresses of the node only; with policy
+//! IPVS knows no owners: a network namespace has room for one cluster in this mode, and for nobody else's virtual services on the
+//! host's addresses. Differs from the other modes in this: node ports are taken on the configured addresses of the node only; with policy
 //! Local on both sides, traffic from inside to an outside address stays on the node, too; connections end with their service.
 
 mod link;

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
+mod chaos;
 mod echo;
 mod netns;
 mod proxies;
@@ -169,6 +170,9 @@ fn must_be_empty(problems: &[String]) {
 
 /// The whole table, on both nodes.
 fn run_table(mode: Mode) {
+    if !can_run(mode) {
+        return;
+    }
     let world = World::new();
     let cases = table::cases();
     let mut proxies = [Place::Node1, Place::Node2].map(|node| Proxy::start(&world, node, mode));
@@ -178,28 +182,57 @@ fn run_table(mode: Mode) {
     must_be_empty(&check(&world, mode, &cases));
 }
 
-#[test]
-fn nftables() {
-    run_table(Mode::Nftables);
-}
-
-#[test]
-fn iptables() {
-    run_table(Mode::Iptables);
-}
-
-#[test]
-fn userspace() {
-    run_table(Mode::Userspace);
-}
-
-#[test]
-fn ipvs() {
+/// Only IPVS is missing from some kernels.
+fn can_run(mode: Mode) -> bool {
     let must = std::env::var_os("CORTEN_PACKETS_IPVS").is_some();
-    if !must && corten_sys::ipvs::Kernel::open().is_err() {
-        return println!(
-            "passed over: this kernel has no IPVS; `cargo xtask ipvs` runs it in a virtual machine"
-        );
+    if must && mode == Mode::Iptables {
+        println!("passed over: the virtual machine has no iptables");
+        return false;
     }
-    run_table(Mode::Ipvs);
+    if mode != Mode::Ipvs || must || corten_sys::ipvs::Kernel::open().is_ok() {
+        return true;
+    }
+    println!("passed over: this kernel has no IPVS; `cargo xtask ipvs` runs it in a virtual machine");
+    false
 }
+
+/// The tests of one mode, each with machines of its own.
+macro_rules! tests_of {
+    ($mode:ident: $variant:expr) => {
+        mod $mode {
+            use corten_proxy::Mode;
+
+            #[test]
+            fn answers_the_table() {
+                crate::run_table($variant);
+            }
+
+            #[test]
+            fn follows_changes() {
+                crate::chaos::changes($variant);
+            }
+
+            #[test]
+            fn is_killed_and_comes_back_under_traffic() {
+                crate::chaos::restart($variant);
+            }
+
+            #[test]
+            fn leaves_other_clusters_alone() {
+                crate::chaos::side_by_side($variant);
+            }
+
+            #[test]
+            fn takes_over_from_another_mode() {
+                for old in Mode::ALL.into_iter().filter(|old| *old != $variant) {
+                    crate::chaos::switch(old, $variant);
+                }
+            }
+        }
+    };
+}
+
+tests_of!(nftables: Mode::Nftables);
+tests_of!(iptables: Mode::Iptables);
+tests_of!(userspace: Mode::Userspace);
+tests_of!(ipvs: Mode::Ipvs);

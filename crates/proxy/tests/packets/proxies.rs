@@ -13,6 +13,7 @@ use crate::world::{CLUSTER_CIDRS, Family, Place, World};
 pub struct Proxy {
     runtime: Runtime,
     backend: Arc<Mutex<Box<dyn Backend>>>,
+    config: Config,
     node: Place,
     rules: Ruleset,
 }
@@ -20,15 +21,21 @@ pub struct Proxy {
 impl Proxy {
     /// Starts the back end of `mode` on a node, without any rules so far.
     pub fn start(world: &World, node: Place, mode: Mode) -> Self {
+        Self::start_as(world, node, mode, cluster_name(mode))
+    }
+
+    /// The same for a cluster of that name.
+    pub fn start_as(world: &World, node: Place, mode: Mode, cluster: &str) -> Self {
         let runtime = world.at(node).inside(|| {
             // Threads are where the thread was that started them.
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
         });
         let runtime = runtime.expect("a runtime");
-        let config = config(node, mode);
-        let backend = wait(&runtime, async move { corten_proxy::backend_of(&config) });
+        let config = config(node, mode, cluster);
+        let used = config.clone();
+        let backend = wait(&runtime, async move { corten_proxy::backend_of(&used) });
         let backend = Arc::new(Mutex::new(backend.expect("a back end")));
-        Self { runtime, backend, node, rules: Ruleset::default() }
+        Self { runtime, backend, config, node, rules: Ruleset::default() }
     }
 
     /// Makes the host have exactly the rules of these cases.
@@ -46,6 +53,12 @@ impl Proxy {
         self.rules = new.clone();
         let backend = self.backend.clone();
         self.must(async move { backend.lock().await.apply(&change, &new).await });
+    }
+
+    /// Removes what other modes have left.
+    pub fn cleanup_others(&self) {
+        let config = self.config.clone();
+        self.must(async move { corten_proxy::cleanup_others(&config).await });
     }
 
     /// Removes everything.
@@ -77,8 +90,8 @@ fn wait<T: Send + 'static>(runtime: &Runtime, work: impl Future<Output = T> + Se
     runtime.block_on(runtime.spawn(work)).expect("the back end does not panic")
 }
 
-fn config(node: Place, mode: Mode) -> Config {
-    let mut config = Config::new(cluster_name(mode), node.name());
+fn config(node: Place, mode: Mode, cluster: &str) -> Config {
+    let mut config = Config::new(cluster, node.name());
     config.mode = mode;
     config.node_ips = vec![node.address(Family::V4), node.address(Family::V6)];
     config.cluster_cidrs = CLUSTER_CIDRS.iter().map(|range| range.parse().expect("a range")).collect();
@@ -88,7 +101,7 @@ fn config(node: Place, mode: Mode) -> Config {
 }
 
 /// Of the longest kind, so that names derived from it show that they fit.
-pub fn cluster_name(mode: Mode) -> &'static str {
+fn cluster_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Nftables => "packets-nft",
         Mode::Iptables => "packets-ipt",

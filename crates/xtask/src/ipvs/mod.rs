@@ -21,7 +21,7 @@ use clap::Parser;
 /// The package that stands for the newest kernel of this Debian for virtual machines.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What the tests need of it; dependencies are found. What is not there as a module is built in.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 22] = [
     "veth",
     "bridge",
     "dummy",
@@ -34,6 +34,8 @@ const MODULES: [&str; 20] = [
     "nft_masq",
     "nft_redir",
     "nft_reject_inet",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
     "nft_fib_inet",
     "nft_hash",
     "nft_numgen",
@@ -58,7 +60,7 @@ const VERDICT: &str = "corten-exit-code:";
 #[derive(Parser)]
 pub struct Args {
     /// Tests to run (names as for `cargo test -p corten-proxy --test packets`).
-    #[arg(default_values_t = ["ipvs".to_owned()])]
+    #[arg(default_values_t = ["ipvs::".to_owned()])]
     tests: Vec<String>,
 }
 
