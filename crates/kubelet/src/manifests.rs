@@ -1,6 +1,7 @@
 //! Static pods: pods that a file on the node describes (`--pod-manifest-path`), which run without an API.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -82,8 +83,8 @@ impl Source {
             }
         }
         for (name, pod) in wanted {
-            if !self.placed.contains_key(&name) {
-                self.placed.insert(name, spec::uid(&pod).to_owned());
+            if let Entry::Vacant(free) = self.placed.entry(name) {
+                free.insert(spec::uid(&pod).to_owned());
                 manager.place(pod);
             }
         }

@@ -1,7 +1,7 @@
 //! All pods of the node: a worker for each, fed from the API's watch and the runtime's events; and whatever
 //! an earlier kubelet left behind.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -124,9 +124,9 @@ impl Manager {
     pub fn place(&self, pod: Arc<Pod>) {
         let mut entries = lock(&self.entries);
         let uid = spec::uid(&pod).to_owned();
-        if !entries.contains_key(&uid) {
+        if let hash_map::Entry::Vacant(free) = entries.entry(uid) {
             let verdict = self.admit(&pod);
-            entries.insert(uid, self.spawn(Desired { pod, gone: false, from_file: true, verdict }));
+            free.insert(self.spawn(Desired { pod, gone: false, from_file: true, verdict }));
         }
     }
 
