@@ -128,3 +128,32 @@ fn egress_is_to_those_whom_a_policy_names() {
     settles("a block with an exception", &[(&x, "web", &db, false), (&x, "web", &other, true)]);
     eventually("answers to web", || reaches(&x, "db", &other).then_some(()));
 }
+
+#[test]
+fn the_cluster_dns_is_allowed_as_everywhere() {
+    let x = cluster().namespace("policy-dns");
+    server(&x, "db", "app=db");
+    server(&x, "web", "app=web");
+    x.kubectl(&["expose", "pod", "db", "--port=80", "--target-port=8080"]).ok();
+    settles("before", &[(&x, "web", "db", true)]);
+    let web = json!({ "matchLabels": { "app": "web" } });
+    policy(
+        &x,
+        "out",
+        json!({ "podSelector": web, "policyTypes": ["Egress"],
+        "egress": [{ "to": [{ "podSelector": { "matchLabels": { "app": "db" } } }] }] }),
+    );
+    settles("no names", &[(&x, "web", "db", false)]);
+    policy(
+        &x,
+        "dns",
+        json!({ "podSelector": web, "policyTypes": ["Egress"], "egress": [{
+        "to": [{
+            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "kube-system" } },
+            "podSelector": { "matchLabels": { "k8s-app": "kube-dns" } },
+        }],
+        "ports": [{ "port": 53, "protocol": "UDP" }],
+    }] }),
+    );
+    settles("names again", &[(&x, "web", "db", true)]);
+}
