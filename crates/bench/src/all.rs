@@ -6,7 +6,7 @@ use crate::{
     args::{All, Args, Command, Load, Target, Up, WatchLoad},
     load::{self, Task},
     objects::Kind,
-    podstart,
+    podstart, proxy,
     report::{Row, json_lines, table},
     session::Session,
     up::Cluster,
@@ -46,6 +46,11 @@ async fn measure(command: Command, rows: &mut Vec<Row>) -> Result<()> {
         }
         // Runs before there is a runtime.
         Command::Dns(args) => crate::dns::run(&args, false),
+        Command::Proxy(args) => {
+            let found = tokio::task::spawn_blocking(move || proxy::run(&args)).await??;
+            rows.extend(found);
+            Ok(())
+        }
         Command::Up(args) => with_cluster(&args, rows, async |_, _| Ok(())).await,
         Command::All(args) if args.cluster.is_empty() => all(&args, &args.target, rows).await,
         Command::All(args) => {

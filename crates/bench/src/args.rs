@@ -38,7 +38,9 @@ pub enum Command {
     Up(Up),
     /// Ask a DNS server over UDP: the built-in one on a core of its own (needs root), or any with the same services.
     Dns(Dns),
-    /// Everything above but DNS; starts the cluster itself when a command is given after `--`.
+    /// Carry out services in a network namespace, without a cluster: first sync, one changed endpoint, connections. Needs root.
+    Proxy(ProxyBench),
+    /// Everything above but DNS and the proxy; starts the cluster itself when a command is given after `--`.
     All(All),
 }
 
@@ -61,6 +63,22 @@ pub struct Dns {
     /// Questions in flight.
     #[arg(long, default_value_t = 32)]
     pub in_flight: usize,
+}
+
+/// Services without a cluster.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ProxyBench {
+    /// Numbers of services.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1000, 10_000])]
+    pub services: Vec<u32>,
+
+    /// Proxy mode.
+    #[arg(long, default_value = "nftables")]
+    pub mode: corten_proxy::Mode,
+
+    /// Changes and connections, each.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
 }
 
 /// Which server, and which processes pay for it.

@@ -13,6 +13,7 @@ mod load;
 mod objects;
 mod podstart;
 mod process;
+mod proxy;
 mod report;
 mod session;
 mod up;
