@@ -47,25 +47,39 @@ pub fn print(args: &KubeconfigArgs) -> Result<()> {
         print!("{admin}");
         return Ok(());
     };
-    let file = file_of(user)?;
-    let pki = Pki::open(&layout.pki())?;
     let group = args.group.as_deref().unwrap_or_default();
+    let file = file_of(user, group)?;
+    let pki = Pki::open(&layout.pki())?;
     let client = pki.client(&Identity { file: &file, user, group })?;
     let server = server_of(&admin).with_context(|| format!("{} names no server", path.display()))?;
     print!("{}", text(&args.cluster.name, &server, pki.ca_pem(), user, &client)?);
     Ok(())
 }
 
-/// The file of a user's certificate. Parts of the cluster have their own names; nobody may come near those.
-fn file_of(user: &str) -> Result<String> {
+/// The file of the certificate of a user in a group. Parts of the cluster have their own names; nobody may come near those.
+fn file_of(user: &str, group: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@');
-    if user.is_empty() || !user.chars().all(plain) {
-        bail!("--user {user}: letters, digits and -_.:@ only");
+    if user.is_empty() || !user.chars().chain(group.chars()).all(plain) {
+        bail!("--user {user} --group {group}: letters, digits and -_.:@ only");
     }
-    Ok(format!("user-{user}"))
+    Ok(format!("user-{user}+{group}"))
 }
 
 fn server_of(kubeconfig: &str) -> Option<String> {
     let config: Value = serde_json::from_str(kubeconfig).ok()?;
     Some(config.pointer("/clusters/0/cluster/server")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_user_and_group_has_its_file() {
+        assert_eq!(file_of("system:kube-scheduler", "").unwrap(), "user-system:kube-scheduler+");
+        assert_ne!(file_of("jane", "dev").unwrap(), file_of("jane", "ops").unwrap());
+        for (user, group) in [("", ""), ("../ca", ""), ("jane", "a/b"), ("a+b", "")] {
+            assert!(file_of(user, group).is_err(), "{user} {group}");
+        }
+    }
 }

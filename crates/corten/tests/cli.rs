@@ -6,6 +6,20 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// What people and scripts call.
+const COMMANDS: &[&str] = &[
+    "up",
+    "server",
+    "agent",
+    "token",
+    "apiserver",
+    "scheduler",
+    "controller-manager",
+    "proxy",
+    "down",
+    "image",
+    "kubeconfig",
+];
 /// Longer than the program gives its parts to end: whoever needs more hangs.
 const END: Duration = Duration::from_secs(20);
 
@@ -86,7 +100,7 @@ impl Drop for Host {
 #[test]
 fn help_names_every_command() {
     let help = text(&run(&["--help"]).stdout);
-    for command in ["up", "server", "down", "image", "kubeconfig"] {
+    for command in COMMANDS {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} in {help}");
         assert!(run(&[command, "--help"]).status.success(), "{command} --help");
     }
