@@ -1,4 +1,5 @@
-//! Controllers: replication controllers, replica sets, deployments and their rollouts, daemon sets, namespaces, owners.
+//! Controllers: replication controllers, replica sets, deployments and their rollouts, daemon sets, stateful sets, jobs, quotas,
+//! disruption budgets, namespaces, owners.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::time::Duration;
@@ -317,4 +318,103 @@ fn cordon_uncordon_and_drain() {
     });
     kubectl(&["taint", "node", NODE, "a-"]).ok();
     ns.wait("pod/plain", "condition=Ready");
+}
+
+fn job(name: &str, more: &Value, command: &str) -> String {
+    let container = json!({"name": "c", "image": "busybox:1.35", "command": ["sh", "-c", command]});
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [container]}});
+    let mut spec = json!({"template": template});
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}).to_string()
+}
+
+#[test]
+fn jobs_end_well_or_not_and_are_counted_once() {
+    let ns = cluster().namespace("jobs");
+    ns.create_from(&job("many", &json!({"completions": 4, "parallelism": 2}), "true"));
+    ns.create_from(&job("bad", &json!({"backoffLimit": 0}), "exit 3"));
+    let indexed = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed"});
+    ns.create_from(&job("indexed", &indexed, "echo index $JOB_COMPLETION_INDEX on $(hostname)"));
+    ns.wait("job/many", "condition=Complete");
+    ns.wait("job/indexed", "condition=Complete");
+    ns.wait("job/bad", "condition=Failed");
+    let status = |name: &str| ns.get(&format!("job/{name}"))["status"].clone();
+    assert_eq!((&status("many")["succeeded"], &status("bad")["failed"]), (&json!(4), &json!(1)));
+    assert_eq!(status("indexed")["completedIndexes"], "0-2");
+    let mut logs: Vec<String> =
+        ns.kubectl(&["logs", "-l", "job-name=indexed"]).ok().lines().map(str::to_owned).collect();
+    logs.sort();
+    assert_eq!(logs, ["index 0 on indexed-0", "index 1 on indexed-1", "index 2 on indexed-2"]);
+    ns.kubectl(&["describe", "job", "bad"]).says("BackoffLimitExceeded").ok();
+    eventually("nobody holds ended pods", || {
+        let held = ns.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.finalizers}"]);
+        held.ok().is_empty().then_some(())
+    });
+    ns.create_from(&job("short", &json!({"ttlSecondsAfterFinished": 1}), "true"));
+    ns.kubectl(&["wait", "--for=delete", "job/short", "--timeout=60s"]).ok();
+    eventually("its pods follow", || {
+        ns.kubectl(&["get", "pods", "-l", "job-name=short", "-o", "name"]).ok().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn stateful_sets_go_one_after_the_other_and_budgets_hold_them() {
+    let ns = cluster().namespace("stateful");
+    let mut set: Value = serde_json::from_str(&deployment("db", 3, json!({}))).unwrap();
+    set["kind"] = json!("StatefulSet");
+    set["spec"]["serviceName"] = json!("db");
+    set["spec"].as_object_mut().unwrap().remove("strategy");
+    ns.create_from(&set.to_string());
+    ns.kubectl(&["create", "pdb", "db", "--selector=app=db", "--max-unavailable=1"]).ok();
+    let mut seen = Vec::new();
+    ns.watch(&["pods"], "three pods in order", |pods| {
+        seen.push(pods.len());
+        if let Some(last) = pods.get(&format!("db-{}", pods.len().saturating_sub(1)))
+            && pods.len() > 1
+        {
+            let before = pods.iter().filter(|(name, _)| *name != last["metadata"]["name"].as_str().unwrap());
+            assert!(before.into_iter().all(|(_, pod)| is_ready(pod)), "the next one only when all are ready");
+        }
+        pods.len() == 3 && ready(pods) == 3
+    });
+    rolled_out(&ns, "statefulset/db");
+    eventually("one may be evicted", || {
+        let allowed = ns.kubectl(&["get", "pdb", "db", "-o", "jsonpath={.status.disruptionsAllowed}"]);
+        (allowed.ok() == "1").then_some(())
+    });
+    ns.kubectl(&["set", "image", "statefulset/db", "c=corten.local/testserver:2"]).ok();
+    let mut fewest = 3;
+    ns.watch(&["pods"], "all pods are new", |pods| {
+        fewest = fewest.min(ready(pods));
+        let new =
+            pods.values().filter(|p| p["spec"]["containers"][0]["image"] == "corten.local/testserver:2");
+        new.filter(|pod| is_ready(pod)).count() == 3
+    });
+    assert!(fewest >= 2, "only {fewest} were ready");
+    ns.kubectl(&["scale", "statefulset/db", "--replicas=1"]).ok();
+    let left = ns.watch(&["pods"], "the first is left", |pods| pods.len() == 1);
+    assert!(left.contains_key("db-0"), "{:?}", left.keys());
+}
+
+#[test]
+fn quotas_tell_what_is_used() {
+    let ns = cluster().namespace("quotas");
+    ns.kubectl(&["create", "quota", "q", "--hard=count/configmaps=9,services=5,count/deployments.apps=2"])
+        .ok();
+    let used = |resource: &str, number: &str| {
+        eventually(&format!("{number} {resource}"), || {
+            let quota = ns.get("quota/q");
+            (quota["status"]["used"][resource] == number).then_some(())
+        });
+    };
+    used("count/configmaps", "1");
+    ns.kubectl(&["create", "configmap", "mine"]).ok();
+    ns.kubectl(&["create", "service", "clusterip", "s", "--tcp=80"]).ok();
+    used("count/configmaps", "2");
+    used("services", "1");
+    ns.kubectl(&["delete", "configmap", "mine"]).ok();
+    used("count/configmaps", "1");
+    used("count/deployments.apps", "0");
 }
