@@ -96,7 +96,7 @@ fn own_server(args: &Dns, stop: CancellationToken) -> Result<Server> {
         inputs.services.apply(serde_json::from_value(service)?);
         if headless {
             let endpoints: Vec<_> = (0..ENDPOINTS)
-                .map(|i| json!({"addresses": [format!("10.200.{}.{}", number / 10 & 255, i)], "hostname": format!("web-{i}")}))
+                .map(|i| json!({"addresses": [format!("10.200.{}.{}", (number / 10) & 255, i)], "hostname": format!("web-{i}")}))
                 .collect();
             let slice = json!({"metadata": {"name": format!("{name}-x"), "namespace": "bench",
                 "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4", "endpoints": endpoints,

@@ -65,7 +65,7 @@ fn run(cli: Cli) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Up(args) if args.detach => detach::detach(&args),
-        Command::Up(args) => block_on(up::up(args.server, With::Node(args.node))),
+        Command::Up(args) => block_on(up::up(args.server, With::Node(Box::new(args.node)))),
         Command::Server(args) => block_on(up::up(*args, With::ControlPlane)),
         Command::Apiserver(args) => block_on(up::up(*args, With::Nothing)),
         Command::Agent(args) => block_on(agent::agent(*args)),

@@ -33,7 +33,7 @@ pub enum With {
     /// Scheduler and controllers.
     ControlPlane,
     /// The same and a node.
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
 }
 
 /// Everything that starting a part needs.

@@ -210,7 +210,7 @@ impl Cache {
     }
 
     /// How many answers are kept, expired ones included.
-    pub fn len(&self) -> usize {
+    pub fn kept(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 }

@@ -107,7 +107,7 @@ impl Forwarder {
 
     /// How many answers are kept.
     pub fn kept(&self) -> usize {
-        self.cache.len()
+        self.cache.kept()
     }
 
     /// Is there anybody to ask about this name?
