@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::publish::ready;
 use super::spec;
 use super::status::Verdict;
 use super::worker::{Desired, Worker};
@@ -310,8 +311,10 @@ impl Manager {
     }
 }
 
-/// Whether a worker has to look at the new object: its own status patches come back as changes too.
+/// Whether a worker has to look at the new object: its own status patches come back as changes too. A readiness that is gone may
+/// have been taken by somebody else.
 fn matters(old: &Pod, new: &Pod) -> bool {
+    let is_ready = |pod: &Pod| pod.status.as_ref().and_then(ready) == Some("True");
     let gates = |pod: &Pod| {
         let gated = pod.spec.as_ref().is_some_and(|spec| spec.readiness_gates.is_some());
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
@@ -326,6 +329,7 @@ fn matters(old: &Pod, new: &Pod) -> bool {
         || meta(old) != meta(new)
         || spec::is_terminal(old) != spec::is_terminal(new)
         || gates(old) != gates(new)
+        || (is_ready(old) && !is_ready(new))
 }
 
 /// What is known of a pod that only the runtime knows.

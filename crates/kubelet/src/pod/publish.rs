@@ -28,6 +28,8 @@ pub struct Outbox {
     pub status: Option<PodStatus>,
     /// Nothing is left on the node: delete the object.
     pub finish: bool,
+    /// The object as the API showed it last.
+    pub seen: Option<Arc<Pod>>,
 }
 
 /// Handle of a sender; dropping it ends the task after what was last put in has been sent.
@@ -46,6 +48,7 @@ impl Publisher {
             name: spec::name(pod).to_owned(),
             uid: spec::uid(pod).to_owned(),
             sent: pod.status.clone().unwrap_or_default(),
+            version: version_of(pod),
         };
         tokio::spawn(async move {
             tokio::select! {
@@ -87,6 +90,18 @@ impl Publisher {
         });
     }
 
+    /// Takes in what the API shows. What somebody else wrote over our word about readiness is written again.
+    pub fn saw(&self, pod: &Arc<Pod>) {
+        self.outbox.send_if_modified(|outbox| {
+            let differs = outbox
+                .status
+                .as_ref()
+                .is_some_and(|status| ready(status) != pod.status.as_ref().and_then(ready));
+            outbox.seen = Some(pod.clone());
+            differs
+        });
+    }
+
     /// Asks for the object's deletion and waits until it is gone (or the kubelet stops).
     pub async fn finish(mut self) {
         self.outbox.send_modify(|outbox| outbox.finish = true);
@@ -99,6 +114,8 @@ struct Sender {
     name: String,
     uid: String,
     sent: PodStatus,
+    /// Resource version of the object after the last write of ours.
+    version: u64,
 }
 
 enum Outcome {
@@ -127,13 +144,21 @@ impl Sender {
     }
 
     async fn deliver(&mut self, wanted: &Outbox) -> Outcome {
+        if let Some(theirs) =
+            wanted.seen.as_ref().and_then(|seen| overwritten(&self.sent, self.version, seen))
+        {
+            self.sent.conditions.clone_from(&theirs.conditions);
+        }
         if let Some(status) = &wanted.status
             && let Some(patch) = status_patch(&self.uid, &self.sent, status)
         {
             let sent =
                 self.api.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             match sent {
-                Ok(_) => self.sent = status.clone(),
+                Ok(written) => {
+                    self.sent = status.clone();
+                    self.version = version_of(&written);
+                }
                 Err(error) => return self.failed("patch", &error),
             }
         }
@@ -163,6 +188,23 @@ impl Sender {
             }
         }
     }
+}
+
+/// The status in `seen`, when somebody wrote over the readiness that we sent: the node controller takes it from the pods of a
+/// silent node. What is not newer than our last write (`version`) tells nothing.
+fn overwritten<'a>(sent: &PodStatus, version: u64, seen: &'a Pod) -> Option<&'a PodStatus> {
+    seen.status.as_ref().filter(|status| version_of(seen) > version && ready(status) != ready(sent))
+}
+
+/// What a status says about readiness.
+pub(super) fn ready(status: &PodStatus) -> Option<&str> {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
+}
+
+/// Resource versions of one kind are ordered; an object without one is older than any.
+fn version_of(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// Whether an answer says that the object of that name has another uid, so that ours is gone. Every other
@@ -261,6 +303,19 @@ mod tests {
             patch["status"]["conditions"],
             json!([{"$patch": "delete", "type": "PodResizeInProgress"}])
         );
+    }
+
+    #[test]
+    fn readiness_that_somebody_else_took_is_noticed() {
+        let pod = |version: &str, ready: &str| Pod {
+            metadata: serde_json::from_value(json!({"resourceVersion": version})).unwrap(),
+            status: Some(status(json!({"conditions": [{"type": "Ready", "status": ready}]}))),
+            ..Pod::default()
+        };
+        let sent = pod("5", "True").status.unwrap();
+        for (seen, is) in [(pod("4", "False"), false), (pod("6", "True"), false), (pod("7", "False"), true)] {
+            assert_eq!(overwritten(&sent, 5, &seen).is_some(), is, "{seen:?}");
+        }
     }
 
     #[test]

@@ -185,6 +185,9 @@ impl Worker {
     /// Takes over what the API and the watched objects say.
     fn take_changes(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
+        if let Some(publisher) = &self.publisher {
+            publisher.saw(&desired.pod);
+        }
         let described = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let mut refresh = described(&desired.pod) != described(&self.pod);
         self.give(&desired.pod);
