@@ -141,6 +141,14 @@ fn a_node_cut_off_and_back() {
     let lives = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
     assert_eq!((on(NODE, &lives), on("node-2", &lives)), (1, 1), "one on each");
 
+    let stays = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "stays" },
+        "spec": { "nodeName": "node-2", "tolerations": [{ "operator": "Exists" }],
+            "containers": [{ "name": "c", "image": "corten.local/testserver:1" }] },
+    });
+    namespace.kubectl_with(&["create", "-f", "-"], &stays.to_string()).ok();
+    namespace.wait("pod/stays", "condition=Ready");
+
     lan.cable(2, "down");
     within(CUT_OFF, "the node is NotReady", || (!agents[0].is_ready(&cluster)).then_some(()));
     within(CUT_OFF, "its pod is replaced", || {
@@ -148,9 +156,11 @@ fn a_node_cut_off_and_back() {
     });
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
     assert_eq!(on("node-2", &|pod| !lives(pod)), 1, "nobody knows whether the old one has ended");
+    namespace.wait("pod/stays", "condition=Ready=false");
 
     lan.cable(2, "up");
     within(CUT_OFF, "the node is back", || agents[0].is_ready(&cluster).then_some(()));
+    namespace.wait("pod/stays", "condition=Ready");
     within(CUT_OFF, "the old pod is gone", || (on("node-2", &|_| true) == 0).then_some(()));
     let pods = a_pod_on_each(&namespace, &agents);
     all_reach_all(&namespace, &pods);
