@@ -74,7 +74,19 @@ fn three_neighbours_by_routes() {
         assert!(!machine.run(&["ip", "link"]).ok().contains("-vx"), "no tunnel without need");
     }
     // A service is reached from every node, also from the pod behind it.
-    namespace.kubectl(&["expose", "pod", "node-2", "--name=second", "--port=80", "--target-port=8080"]).ok();
+    namespace.kubectl(&["label", "pod", "node-2", "behind=second"]).ok();
+    let ports = ["--port=80", "--target-port=8080"];
+    namespace
+        .kubectl(&[
+            "expose",
+            "pod",
+            "node-2",
+            "--name=second",
+            "--selector=behind=second",
+            ports[0],
+            ports[1],
+        ])
+        .ok();
     let service = namespace.get("service/second")["spec"]["clusterIP"].as_str().unwrap().to_owned();
     for (from, _) in &pods {
         eventually(&format!("the service from {from}"), || {
