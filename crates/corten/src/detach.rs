@@ -14,7 +14,7 @@ use crate::pid_file;
 /// Starts this program again without `--detach` and relays what it says until the kubeconfig is told.
 pub fn detach(args: &UpArgs) -> Result<()> {
     let layout = Layout::new(&args.server.cluster.data_dir())?;
-    if let Some(pid) = pid_file::running(&layout.pid_file())? {
+    if let Some(pid) = pid_file::stays(&layout.pid_file())? {
         println!("cluster {} is running already (process {pid})", args.server.cluster.name);
         println!("export KUBECONFIG={}", layout.kubeconfig().display());
         return Ok(());

@@ -25,9 +25,8 @@ impl PidFile {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
-        if let Some(other) = running(path).ok().flatten().and_then(|pid| PidFd::open(pid).ok()) {
-            crate::down::wait(&other, DYING)?;
-        }
+        // Whether one stays, the lock tells; this only lets a dying one go first.
+        let _ = stays(path);
         let file = open(path)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
@@ -64,6 +63,15 @@ pub fn running(path: &Path) -> Result<Option<i32>> {
     file.rewind()?;
     file.read_to_string(&mut text)?;
     Ok(Some(text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?))
+}
+
+/// Like [`running`], but a process that has just been killed counts as gone: it holds the lock until the last of its threads has
+/// ended. A cluster that lives is known after a moment only.
+pub fn stays(path: &Path) -> Result<Option<i32>> {
+    if let Some(process) = running(path)?.and_then(|pid| PidFd::open(pid).ok()) {
+        crate::down::wait(&process, DYING)?;
+    }
+    running(path)
 }
 
 #[cfg(test)]
