@@ -6,8 +6,9 @@ use std::time::Duration;
 use corten_testkit::{Agent, Cluster, Lan, Middle, NODE, Namespace, Options, eventually, within};
 use serde_json::{Value, json};
 
-/// A node that says nothing is believed for most of a minute; then its pods are evicted.
-const CUT_OFF: Duration = Duration::from_secs(180);
+/// A node that says nothing is believed for most of a minute; then its pods are evicted. When it is back, TCP may wait two more minutes
+/// before it sends again on the connections that were cut.
+const CUT_OFF: Duration = Duration::from_secs(300);
 
 /// A cluster on the first machine and an agent on each other one.
 fn start(lan: &Lan, flags: &[&str]) -> (Cluster, Vec<Agent>) {
