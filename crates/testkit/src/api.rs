@@ -48,9 +48,12 @@ impl Api {
             head.push_str(&format!("{header}\r\n"));
         }
         head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        // One write: a proxy that answers from the head alone closes its socket, and what arrives
+        // after that resets the connection before the answer is read.
+        let question = [head.as_bytes(), body].concat();
         let mut stream = TcpStream::connect(&self.address).expect("the proxy listens");
         stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
-        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).expect("the proxy reads");
+        stream.write_all(&question).expect("the proxy reads");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("the proxy answers");
         let answer = String::from_utf8_lossy(&answer);
