@@ -1,14 +1,19 @@
 //! Runs what the command line asks for, and cleans up whatever happens.
 
 use anyhow::{Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    args::{All, Args, Command, Load, Target, Up, WatchLoad},
+    args::{All, Args, Command, Figures, Load, Section, Target, Up, WatchLoad},
+    cluster,
+    figure::{self, Figure},
     load::{self, Task},
     objects::Kind,
-    podstart, proxy,
+    podstart,
     report::{Row, json_lines, table},
+    services,
     session::Session,
+    speed,
     up::Cluster,
     watch,
 };
@@ -16,15 +21,25 @@ use crate::{
 /// Lists are read by few clients: each answer has megabytes.
 const LIST_CLIENTS: u32 = 4;
 
+/// Heads the speed table.
+const SPEED: &str = "work (2 KB pods, 1 KB config maps, HTTPS, keep-alive, JSON)";
+
 /// The entry point: runs and prints.
 pub async fn run(args: Args) -> Result<()> {
-    let mut rows = Vec::new();
+    let mut found = Found::default();
+    // What is dropped by an interruption ends what it has started.
     let result = tokio::select! {
-        result = measure(args.command, &mut rows) => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; the namespace corten-bench-{} may be left", std::process::id())),
+        result = measure(args.command, &mut found) => result,
+        interrupted = interruption() => interrupted,
     };
+    let Found { rows, sections } = found;
     // What was measured before a failure is still worth seeing.
-    print!("{}", if args.json { json_lines(&rows) } else { table(&rows) });
+    if !rows.is_empty() {
+        print!("{}", if args.json { json_lines(&rows) } else { table(&rows) });
+    }
+    for (title, figures) in &sections {
+        println!("\n{}", figure::table(title, figures).trim_end());
+    }
     result?;
     match rows.iter().map(Row::errors).sum::<usize>() {
         0 => Ok(()),
@@ -32,8 +47,29 @@ pub async fn run(args: Args) -> Result<()> {
     }
 }
 
-async fn measure(command: Command, rows: &mut Vec<Row>) -> Result<()> {
+/// What was measured up to now.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Row>,
+    sections: Vec<(&'static str, Vec<Figure>)>,
+}
+
+async fn interruption() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("interrupted; the namespace corten-bench-{} may be left", std::process::id())
+}
+
+async fn measure(command: Command, found: &mut Found) -> Result<()> {
+    let rows = &mut found.rows;
     match command {
+        Command::Speed(args) => {
+            found.sections.push((SPEED, speed::run(&args).await?));
+            Ok(())
+        }
         Command::Create(load) => one(&load.target.clone(), Step::Load(load, vec![Task::Create]), rows).await,
         Command::Update(load) => one(&load.target.clone(), prepared(load, vec![Task::Update]), rows).await,
         Command::Get(load) => one(&load.target.clone(), prepared(load, vec![Task::Get]), rows).await,
@@ -44,13 +80,8 @@ async fn measure(command: Command, rows: &mut Vec<Row>) -> Result<()> {
             let result = podstart::run(&session, &args.pods).await;
             close(session, result.map(|found| rows.extend(found))).await
         }
-        // Runs before there is a runtime.
-        Command::Dns(args) => crate::dns::run(&args, false),
-        Command::Proxy(args) => {
-            let found = tokio::task::spawn_blocking(move || proxy::run(&args)).await??;
-            rows.extend(found);
-            Ok(())
-        }
+        Command::Figures(args) => figures(&args, found).await,
+        Command::Dns(_) | Command::Proxy(_) => bail!("these run before there are threads"),
         Command::Up(args) => with_cluster(&args, rows, async |_, _| Ok(())).await,
         Command::All(args) if args.cluster.is_empty() => all(&args, &args.target, rows).await,
         Command::All(args) => {
@@ -62,6 +93,23 @@ async fn measure(command: Command, rows: &mut Vec<Row>) -> Result<()> {
             .await
         }
     }
+}
+
+/// One section after the other; each leaves the machine to the next.
+async fn figures(args: &Figures, found: &mut Found) -> Result<()> {
+    if args.sections.contains(&Section::Api) {
+        found.sections.push((SPEED, speed::run(&args.speed).await?));
+    }
+    if args.sections.contains(&Section::Services) {
+        found.sections.push(("services", services::run().await?));
+    }
+    if args.sections.contains(&Section::Cluster) {
+        let mut figures = Vec::new();
+        let result = cluster::run(args, &mut figures).await;
+        found.sections.push(("a cluster with one node", figures));
+        result?;
+    }
+    Ok(())
 }
 
 const LISTS: [Task; 2] = [Task::List { cached: false }, Task::List { cached: true }];
@@ -171,8 +219,9 @@ mod tests {
         let numbers =
             "--count 40 --lists 6 --clients 4 --watchers 5 --image x --one-by-one 3 --burst 4".split(' ');
         let args = Args::try_parse_from(line.into_iter().chain(numbers)).unwrap();
-        let mut rows = Vec::new();
-        measure(args.command, &mut rows).await.unwrap();
+        let mut found = Found::default();
+        measure(args.command, &mut found).await.unwrap();
+        let rows = found.rows;
         let table = table(&rows);
         let counts: Vec<usize> = rows.iter().map(Row::count).collect();
         assert_eq!(counts, [3, 3, 4, 4, 40, 40, 40, 6, 6, 40, 40, 40, 200], "{table}");
@@ -216,8 +265,9 @@ mod tests {
         let line =
             "corten-bench all --idle-secs 1 --settle-secs 0 --count 8 --lists 2 --watchers 2".split(' ');
         let args = Args::try_parse_from(line.chain(cluster)).unwrap();
-        let mut rows = Vec::new();
-        measure(args.command, &mut rows).await.unwrap();
+        let mut found = Found::default();
+        measure(args.command, &mut found).await.unwrap();
+        let rows = found.rows;
         let table = table(&rows);
         let counts: Vec<usize> = rows.iter().map(Row::count).collect();
         assert_eq!(counts, [1, 1, 0, 8, 8, 8, 2, 2, 8, 8, 8, 16, 1], "{table}");
@@ -228,7 +278,7 @@ mod tests {
     async fn a_cluster_that_ends_early_shows_its_log() {
         let line = ["corten-bench", "up", "--", "sh", "-c", "echo why not {data}; exit 3"];
         let args = Args::try_parse_from(line).unwrap();
-        let error = measure(args.command, &mut Vec::new()).await.unwrap_err();
+        let error = measure(args.command, &mut Found::default()).await.unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("why not") && text.contains("exit status: 3"), "{text}");
     }

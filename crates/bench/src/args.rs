@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::objects::Kind;
 
@@ -32,6 +32,9 @@ pub enum Command {
     List(Load),
     /// Change objects while many watch them; the latency is from the write's begin to the event's arrival.
     Watch(WatchLoad),
+    /// The API server's speed table: a fresh API server with its store, without anything else, several times over; upstream's
+    /// beside it where its programs are at hand.
+    Speed(Speed),
     /// Start pods and wait for their containers: one at a time, then all at once.
     PodStart(PodStart),
     /// Start a cluster and measure how long it takes and what it costs when idle.
@@ -40,7 +43,9 @@ pub enum Command {
     Dns(Dns),
     /// Carry out services in a network namespace, without a cluster: first sync, one changed endpoint, connections. Needs root.
     Proxy(ProxyBench),
-    /// Everything above but DNS and the proxy; starts the cluster itself when a command is given after `--`.
+    /// Every figure that the project aims at, in one run: the API server's speed table, services and DNS, a cluster of its own with pods.
+    Figures(Figures),
+    /// Start, load, watches and pod start, of any cluster; starts the cluster itself when a command is given after `--`.
     All(All),
 }
 
@@ -99,10 +104,14 @@ pub struct Target {
     /// The namespace to make and remove [default: corten-bench-PID].
     #[arg(long)]
     pub namespace: Option<String>,
+
+    /// The server runs without controllers: make the namespace's service account, too.
+    #[arg(long)]
+    pub bare: bool,
 }
 
 /// Requests of one kind.
-#[derive(Clone, Debug, ClapArgs)]
+#[derive(Clone, Debug, Default, ClapArgs)]
 pub struct Load {
     #[command(flatten)]
     pub target: Target,
@@ -122,6 +131,36 @@ pub struct Load {
     /// Objects to work on (create makes as many as it has requests).
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub objects: u32,
+}
+
+/// The API server's speed table.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct Speed {
+    /// The program `corten`.
+    #[arg(long, value_name = "PROGRAM")]
+    pub corten: PathBuf,
+
+    /// A directory with the programs `etcd` and `kube-apiserver`, measured side by side; without it the table shows what was
+    /// recorded for Kubernetes 1.20.2 on a machine with two cores.
+    #[arg(long, value_name = "DIR")]
+    pub upstream: Option<PathBuf>,
+
+    /// Fresh servers of each kind; the table shows medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+
+    /// Pods, and as many config maps.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub pods: u32,
+
+    /// Seconds between /readyz and the look at idle memory.
+    #[arg(long, default_value_t = 5)]
+    pub api_settle_secs: u64,
+
+    /// After the rounds, run once more with perf looking on, and write what it sees of each piece of work into this directory.
+    /// Names need a build with `--config profile.release.strip=false`.
+    #[arg(long, value_name = "DIR")]
+    pub profile: Option<PathBuf>,
 }
 
 /// Watch fan-out.
@@ -163,6 +202,11 @@ pub struct PodOptions {
     /// Pods started at once.
     #[arg(long, default_value_t = 30)]
     pub burst: u32,
+
+    /// The cgroup, below the root of each hierarchy, in which the cluster keeps the pods of this machine (Corten: its name); with it
+    /// the end of the pods' processes is measured, too.
+    #[arg(long, value_name = "NAME")]
+    pub cgroup_root: Option<String>,
 }
 
 /// Start and idle cost of a cluster.
@@ -184,10 +228,105 @@ pub struct Up {
     #[arg(long)]
     pub setup: Option<String>,
 
-    /// The command that starts the cluster. `{data}` stands for a scratch directory, in which it writes `kubeconfig`;
-    /// without it `--data-dir <scratch>` is added at the end.
+    /// Where the cluster keeps its data [default: a scratch directory, removed at the end].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// The command that starts the cluster. `{data}` stands for that directory, in which it writes `kubeconfig`;
+    /// without it `--data-dir DIR` is added at the end.
     #[arg(last = true, required = true)]
     pub cluster: Vec<String>,
+}
+
+/// Parts of the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    /// The API server alone.
+    Api,
+    /// Proxy and DNS, in network namespaces of their own.
+    Services,
+    /// A cluster with its node.
+    Cluster,
+}
+
+/// Every figure that the project aims at.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Figures {
+    #[command(flatten)]
+    pub speed: Speed,
+
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Section::Api, Section::Services, Section::Cluster])]
+    pub sections: Vec<Section>,
+
+    /// The cluster's name, as the command after `--` gives it.
+    #[arg(long, default_value = "bench")]
+    pub name: String,
+
+    /// An image that listens on port 8080, answers /readyz, and ends at once on SIGTERM (`--setup` imports it).
+    #[arg(long, default_value = "corten.local/testserver:1")]
+    pub image: String,
+
+    /// Pods started one after the other.
+    #[arg(long, default_value_t = 50)]
+    pub one_by_one: u32,
+
+    /// Pods started at once.
+    #[arg(long, default_value_t = 30)]
+    pub burst: u32,
+
+    /// Pods that fill the node.
+    #[arg(long, default_value_t = 110)]
+    pub full: u32,
+
+    /// Services of which the first answer is awaited.
+    #[arg(long, default_value_t = 50)]
+    pub answers: u32,
+
+    /// As for `up`.
+    #[arg(long, default_value_t = 60)]
+    pub idle_secs: u64,
+
+    /// As for `up`.
+    #[arg(long, default_value_t = 5)]
+    pub settle_secs: u64,
+
+    /// As for `up`.
+    #[arg(long)]
+    pub setup: Option<String>,
+
+    /// As for `up`.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// As for `up`.
+    #[arg(last = true)]
+    pub cluster: Vec<String>,
+}
+
+impl Figures {
+    /// The part that concerns the cluster's start.
+    pub fn up(&self) -> Up {
+        Up {
+            idle_secs: self.idle_secs,
+            settle_secs: self.settle_secs,
+            ready_secs: 60,
+            setup: self.setup.clone(),
+            data: self.data.clone(),
+            cluster: self.cluster.clone(),
+        }
+    }
+
+    /// The part that concerns started pods.
+    pub fn pods(&self) -> PodOptions {
+        PodOptions {
+            image: self.image.clone(),
+            pod_command: String::new(),
+            one_by_one: self.one_by_one,
+            burst: self.burst,
+            cgroup_root: Some(self.name.clone()),
+        }
+    }
 }
 
 /// All measurements in one table.
@@ -244,6 +383,10 @@ pub struct All {
     #[arg(long)]
     pub setup: Option<String>,
 
+    /// As for `up`.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
     /// As for `up`; without it `--kubeconfig` names a running server.
     #[arg(last = true)]
     pub cluster: Vec<String>,
@@ -257,6 +400,7 @@ impl All {
             settle_secs: self.settle_secs,
             ready_secs: self.ready_secs,
             setup: self.setup.clone(),
+            data: self.data.clone(),
             cluster: self.cluster.clone(),
         }
     }
@@ -273,6 +417,7 @@ impl All {
             pod_command: self.pod_command.clone(),
             one_by_one: self.one_by_one,
             burst: self.burst,
+            cgroup_root: None,
         })
     }
 }

@@ -163,7 +163,7 @@ fn measure(args: &Dns, server: SocketAddr, thread: Option<&str>) -> Result<Vec<R
         if let Some((before, after)) = before.zip(thread.and_then(cpu_of_thread)) {
             let busy = (after - before).as_secs_f64();
             let rate = row.count() as f64 / busy;
-            row = row.with_note(format!(
+            row = row.with_core_rate(rate).with_note(format!(
                 "{rate:.0} answers per second of its core, which was {:.0} % busy",
                 100.0 * busy / elapsed.as_secs_f64()
             ));

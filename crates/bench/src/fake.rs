@@ -9,7 +9,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -19,12 +18,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
+
+use crate::pki::Pki;
 
 type Answer = Response<BoxBody<Bytes, std::convert::Infallible>>;
 
@@ -47,10 +47,11 @@ impl Fake {
     /// Starts the server and writes a kubeconfig for it.
     pub async fn start(dir: &Path) -> (Self, PathBuf) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pki = Pki::new();
+        let pki = Pki::new().unwrap();
         let kubeconfig = dir.join("kubeconfig");
-        std::fs::write(&kubeconfig, pki.kubeconfig(listener.local_addr().unwrap().port())).unwrap();
-        let acceptor = pki.acceptor();
+        let port = listener.local_addr().unwrap().port();
+        std::fs::write(&kubeconfig, pki.kubeconfig(&format!("https://127.0.0.1:{port}"))).unwrap();
+        let acceptor = acceptor(&pki);
         let fake = Self::default();
         let node = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         fake.0.lock().unwrap().put("ADDED", NODE, node);
@@ -196,61 +197,18 @@ impl Body for Stream {
     }
 }
 
-struct Pki {
-    ca: rcgen::Certificate,
-    server: (rcgen::Certificate, KeyPair),
-    client: (rcgen::Certificate, KeyPair),
-}
-
-impl Pki {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "bench test");
-        let key = KeyPair::generate().unwrap();
-        let ca = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        let leaf = |usage| {
-            let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().unwrap();
-            (params.signed_by(&key, &issuer).unwrap(), key)
-        };
-        let server = leaf(ExtendedKeyUsagePurpose::ServerAuth);
-        let client = leaf(ExtendedKeyUsagePurpose::ClientAuth);
-        Self { ca, server, client }
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.ca.der().clone()).unwrap();
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.server.1.serialize_der()));
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients)
-            .with_single_cert(vec![self.server.0.der().clone()], key)
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    fn kubeconfig(&self, port: u16) -> String {
-        let b64 = |text: String| STANDARD.encode(text);
-        json!({
-            "current-context": "fake",
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
-            "clusters": [{"name": "fake", "cluster": {
-                "server": format!("https://127.0.0.1:{port}"),
-                "certificate-authority-data": b64(self.ca.pem()),
-            }}],
-            "users": [{"name": "fake", "user": {
-                "client-certificate-data": b64(self.client.0.pem()),
-                "client-key-data": b64(self.client.1.serialize_pem()),
-            }}],
-        })
-        .to_string()
-    }
+fn acceptor(pki: &Pki) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(pki.ca.der().clone()).unwrap();
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pki.server.1.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![pki.server.0.der().clone()], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }

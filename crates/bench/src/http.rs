@@ -144,6 +144,20 @@ impl Connection {
         Ok(Answer { status, body: body.collect().await?.to_bytes() })
     }
 
+    /// A GET whose answer is only counted, for those of many megabytes; its size.
+    pub async fn measure(&mut self, path: &str) -> Result<usize> {
+        tokio::time::timeout(REQUEST_TIMEOUT, self.measure_unlimited(path)).await?
+    }
+
+    async fn measure_unlimited(&mut self, path: &str) -> Result<usize> {
+        let mut body = self.stream(path).await?;
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            bytes += frame?.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(bytes)
+    }
+
     /// A GET whose answer is read in pieces.
     pub async fn stream(&mut self, path: &str) -> Result<Incoming> {
         let (status, body) =

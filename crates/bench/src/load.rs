@@ -15,6 +15,7 @@ use crate::{
     args::Load,
     http::Connection,
     objects::{Kind, restamp},
+    process::Usage,
     report::{Outcome, Row},
     session::Session,
 };
@@ -35,6 +36,10 @@ pub enum Task {
 }
 
 impl Task {
+    fn writes(self) -> bool {
+        matches!(self, Self::Create | Self::Update)
+    }
+
     fn name(self, kind: Kind) -> String {
         let verb = match self {
             Self::Create => "create",
@@ -58,13 +63,34 @@ pub async fn prepare(session: &Session, load: &Load) -> Result<()> {
 
 /// Runs one task on all clients and measures it.
 pub async fn run(session: &Session, load: &Load, task: Task) -> Result<Row> {
+    let Measured { outcome, elapsed, begun: _, before } = measure(session, load, task).await?;
+    let cost = session.usage().zip(before).map(|(after, before)| after - before);
+    Ok(Row::many(task.name(load.kind), outcome, elapsed, cost))
+}
+
+/// Requests, and the moment from which they count: when every client was connected and had what it needs.
+pub struct Measured {
+    pub outcome: Outcome,
+    pub elapsed: Duration,
+    pub begun: Instant,
+    pub before: Option<Usage>,
+}
+
+/// Runs one task on all clients.
+pub async fn measure(session: &Session, load: &Load, task: Task) -> Result<Measured> {
     let total = if task == Task::Create { load.count } else { load.objects };
-    let clients = load.clients.min(load.count).min(total);
+    // A writer has objects of its own, readers share them all.
+    let writers = if task.writes() { total } else { u32::MAX };
+    let clients = load.clients.min(load.count).min(writers);
     let barrier = Arc::new(Barrier::new(clients as usize + 1));
     let mut workers = JoinSet::new();
     for number in 0..clients {
-        let worker =
-            Worker::new(session, load.kind, task, (number..total).step_by(clients as usize).collect());
+        let objects = if task.writes() {
+            (number..total).step_by(clients as usize).collect()
+        } else {
+            (0..total).cycle().skip((number * (total / clients)) as usize).take(total as usize).collect()
+        };
+        let worker = Worker::new(session, load.kind, task, objects);
         let share = load.count / clients + u32::from(number < load.count % clients);
         workers.spawn(worker.work(barrier.clone(), share));
     }
@@ -76,9 +102,7 @@ pub async fn run(session: &Session, load: &Load, task: Task) -> Result<Row> {
     while let Some(part) = workers.join_next().await {
         outcome.merge(part??);
     }
-    let elapsed = begun.elapsed();
-    let cost = session.usage().zip(before).map(|(after, before)| after - before);
-    Ok(Row::many(task.name(load.kind), outcome, elapsed, cost))
+    Ok(Measured { outcome, elapsed: begun.elapsed(), begun, before })
 }
 
 /// One client with objects of its own.
@@ -89,11 +113,13 @@ struct Worker {
     objects: Vec<u32>,
     /// The newest version of its objects, as the server sent it.
     bodies: HashMap<u32, Bytes>,
+    /// Size of the lists that were read.
+    bytes: usize,
 }
 
 impl Worker {
     fn new(session: &Session, kind: Kind, task: Task, objects: Vec<u32>) -> Self {
-        Self { session: session.clone(), kind, task, objects, bodies: HashMap::new() }
+        Self { session: session.clone(), kind, task, objects, bodies: HashMap::new(), bytes: 0 }
     }
 
     async fn work(mut self, start: Arc<Barrier>, count: u32) -> Result<Outcome> {
@@ -107,6 +133,7 @@ impl Worker {
             let object = self.objects[turn % self.objects.len()];
             outcome.add(self.step(&mut connection, object).await);
         }
+        outcome.bytes = self.bytes;
         Ok(outcome)
     }
 
@@ -130,7 +157,8 @@ impl Worker {
             Task::Get => connection.send(Method::GET, &self.path(object), None).await?.ok(),
             Task::List { cached } => {
                 let path = if cached { format!("{collection}?resourceVersion=0") } else { collection };
-                connection.send(Method::GET, &path, None).await?.ok()
+                self.bytes += connection.measure(&path).await?;
+                Ok(Bytes::new())
             }
             Task::Update => self.update(connection, object).await,
         }?;

@@ -6,17 +6,26 @@
 
 mod all;
 mod args;
+mod cluster;
 mod dns;
+mod figure;
 mod http;
 mod kubeconfig;
 mod load;
 mod objects;
+mod pki;
+mod podprocesses;
 mod podstart;
 mod process;
+mod profile;
 mod proxy;
 mod report;
+mod server;
+mod services;
 mod session;
+mod speed;
 mod up;
+mod vip;
 mod watch;
 
 #[cfg(test)]
@@ -26,11 +35,16 @@ use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
     let args = args::Args::parse();
-    // Enters a network namespace, which must happen before there are threads.
-    if let args::Command::Dns(dns) = &args.command {
-        return dns::run(dns, args.json);
+    // These enter a network namespace, which must happen before there are threads.
+    match &args.command {
+        args::Command::Dns(dns) => return dns::run(dns, args.json),
+        args::Command::Proxy(proxy) => return proxy::run(proxy, args.json),
+        _ => {}
     }
     // Two threads: one machine carries the server too.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(all::run(args))
+    let result = runtime.block_on(all::run(args));
+    // After an interruption nobody waits for threads that wait for something.
+    runtime.shutdown_background();
+    result
 }

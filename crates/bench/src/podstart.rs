@@ -1,4 +1,5 @@
-//! Pod start latency: from sending the create to the event that says the container runs.
+//! How long pods take to start and to stop: from sending the create to the event that says the container runs; from sending the delete
+//! to the event that says the pod is gone, and to the end of its last process.
 
 use std::{
     collections::HashMap,
@@ -8,12 +9,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use http::Method;
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
     args::PodOptions,
     http::{Connection, Lines},
     objects::running_pod,
+    podprocesses::PodProcesses,
     report::{Outcome, Row},
     session::Session,
     watch,
@@ -106,44 +108,63 @@ fn sight(line: &[u8]) -> Option<(String, Seen)> {
     Some((metadata.name, what))
 }
 
+/// Pods that were started and stopped.
+pub struct Series {
+    pub start: Row,
+    pub stop: Row,
+    /// From the delete to the end of the last process, where these can be seen.
+    pub ended: Option<Row>,
+}
+
+impl Series {
+    /// The rows of a table.
+    pub fn rows(self) -> Vec<Row> {
+        [Some(self.start), Some(self.stop), self.ended].into_iter().flatten().collect()
+    }
+}
+
 /// Measures one by one, then all at once.
 pub async fn run(session: &Session, options: &PodOptions) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (name, count, together) in
-        [("one by one", options.one_by_one, false), ("at once", options.burst, true)]
-    {
+    for (count, together) in [(options.one_by_one, false), (options.burst, true)] {
         if count > 0 {
-            rows.extend(series(session, options, name, count, together).await?);
+            rows.extend(series(session, options, count, together).await?.rows());
         }
     }
     Ok(rows)
 }
 
-async fn series(
-    session: &Session,
-    options: &PodOptions,
-    name: &str,
-    count: u32,
-    together: bool,
-) -> Result<[Row; 2]> {
+/// Starts and stops so many pods, one after the other or all together.
+pub async fn series(session: &Session, options: &PodOptions, count: u32, together: bool) -> Result<Series> {
     let mut pods = Pods::open(session, options).await?;
+    let name = if together { format!("{count} at once") } else { "one by one".to_owned() };
     let names: Vec<String> =
         (0..count).map(|n| format!("start-{}-{n:03}", if together { "b" } else { "a" })).collect();
     let width = if together { names.len() } else { 1 };
-    let (mut started, mut stopped) = (Outcome::default(), Outcome::default());
+    let (mut started, mut stopped, mut ended) = (Outcome::default(), Outcome::default(), Outcome::default());
     let (before, begun) = (session.usage(), Instant::now());
     let mut starting = Duration::ZERO;
-    for group in names.chunks(width) {
+    for group in names.chunks(width.max(1)) {
         let begun = Instant::now();
-        pods.start(group, &mut started).await;
+        let uids = pods.start(group, &mut started).await;
         starting += begun.elapsed();
-        pods.stop(group, &mut stopped).await;
+        let processes =
+            options.cgroup_root.as_ref().map(|root| uids.iter().map(|uid| PodProcesses::of(root, uid)));
+        let processes = processes.into_iter().flatten().collect();
+        pods.stop(group, &mut stopped, processes, &mut ended).await;
     }
     let elapsed = begun.elapsed();
     let cost = session.usage().zip(before).map(|(after, before)| after - before);
-    // The CPU time cannot be split between starting and stopping; it stands with the start.
-    let start = Row::many(format!("pod start, {name}"), started, starting, cost);
-    Ok([start, Row::many(format!("pod stop, {name}"), stopped, elapsed - starting, None)])
+    let stopping = elapsed - starting;
+    Ok(Series {
+        // The CPU time cannot be split between starting and stopping; it stands with the start.
+        start: Row::many(format!("pod start, {name}"), started, starting, cost),
+        stop: Row::many(format!("pod stop, {name}: gone from the API"), stopped, stopping, None),
+        ended: options
+            .cgroup_root
+            .is_some()
+            .then(|| Row::many(format!("pod stop, {name}: processes ended"), ended, stopping, None)),
+    })
 }
 
 /// Pods and what is heard of them.
@@ -166,33 +187,66 @@ impl Pods {
         Ok(Self { session: session.clone(), connection, image: options.image.clone(), command, sights })
     }
 
-    async fn start(&mut self, names: &[String], outcome: &mut Outcome) {
-        let mut waiting = HashMap::new();
+    /// Starts pods and waits until they run; the uids of those that were made.
+    async fn start(&mut self, names: &[String], outcome: &mut Outcome) -> Vec<String> {
+        let (mut waiting, mut uids) = (HashMap::new(), Vec::new());
         for name in names {
             let body = Some(running_pod(name, &self.image, &self.command));
             let begun = Instant::now();
             match self.ask(Method::POST, &self.session.path("pods"), body).await {
-                Ok(()) => _ = waiting.insert(name.clone(), begun),
+                Ok(made) => {
+                    uids.extend(uid(&made));
+                    waiting.insert(name.clone(), begun);
+                }
                 Err(error) => outcome.add(Err(error)),
             }
         }
-        self.hear(waiting, outcome, |what| matches!(what, Seen::Running)).await;
+        self.hear(waiting, outcome, |what| match what {
+            Seen::Running => Heard::Done,
+            Seen::Failed(why) => Heard::Never(why),
+            Seen::Gone => Heard::Never("the pod is gone".to_owned()),
+        })
+        .await;
+        uids
     }
 
-    async fn stop(&mut self, names: &[String], outcome: &mut Outcome) {
+    /// Deletes pods and waits until they are gone and their processes have ended.
+    async fn stop(
+        &mut self,
+        names: &[String],
+        outcome: &mut Outcome,
+        processes: Vec<PodProcesses>,
+        ended: &mut Outcome,
+    ) {
         let mut waiting = HashMap::new();
+        let mut ends = JoinSet::new();
+        let mut processes = processes.into_iter();
         for name in names {
             let begun = Instant::now();
+            if let Some(processes) = processes.next() {
+                ends.spawn(async move {
+                    processes.ended().await?;
+                    Ok(begun.elapsed())
+                });
+            }
             match self.ask(Method::DELETE, &format!("{}/{name}", self.session.path("pods")), None).await {
-                Ok(()) => _ = waiting.insert(name.clone(), begun),
+                Ok(_) => _ = waiting.insert(name.clone(), begun),
                 Err(error) => outcome.add(Err(error)),
             }
         }
-        self.hear(waiting, outcome, |what| matches!(what, Seen::Gone)).await;
+        // Its containers end on the way, which is no failure here.
+        self.hear(waiting, outcome, |what| match what {
+            Seen::Gone => Heard::Done,
+            _ => Heard::NotYet,
+        })
+        .await;
+        while let Some(end) = ends.join_next().await {
+            ended.add(end.unwrap_or_else(|error| Err(error.into())));
+        }
     }
 
-    async fn ask(&mut self, method: Method, path: &str, body: Option<bytes::Bytes>) -> Result<()> {
-        self.connection.send(method, path, body).await?.ok().map(drop)
+    async fn ask(&mut self, method: Method, path: &str, body: Option<bytes::Bytes>) -> Result<bytes::Bytes> {
+        self.connection.send(method, path, body).await?.ok()
     }
 
     /// Waits until all have been seen so, have failed, or time is up.
@@ -200,7 +254,7 @@ impl Pods {
         &mut self,
         mut waiting: HashMap<String, Instant>,
         outcome: &mut Outcome,
-        wanted: impl Fn(&Seen) -> bool,
+        meaning: impl Fn(Seen) -> Heard,
     ) {
         while !waiting.is_empty() {
             let heard = match timeout(POD_WAIT, self.sights.recv()).await {
@@ -216,16 +270,39 @@ impl Pods {
                         .for_each(|(name, _)| outcome.add(Err(anyhow::anyhow!("{name}: {why}"))));
                 }
             };
-            let done = wanted(&what);
-            if let Seen::Failed(why) = what {
-                if waiting.remove(&name).is_some() {
-                    outcome.add(Err(anyhow::anyhow!(why)));
-                }
-            } else if let Some(begun) = waiting.remove(&name).filter(|_| done) {
-                outcome.add(Ok(at - begun));
+            if !waiting.contains_key(&name) {
+                continue;
+            }
+            let heard = match meaning(what) {
+                Heard::NotYet => continue,
+                Heard::Done => Ok(()),
+                Heard::Never(why) => Err(anyhow::anyhow!(why)),
+            };
+            if let Some(begun) = waiting.remove(&name) {
+                outcome.add(heard.map(|()| at.saturating_duration_since(begun)));
             }
         }
     }
+}
+
+/// What a sight means to who waits for something.
+enum Heard {
+    NotYet,
+    Done,
+    Never(String),
+}
+
+fn uid(pod: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Made {
+        metadata: Uid,
+    }
+    #[derive(Deserialize)]
+    struct Uid {
+        #[serde(default)]
+        uid: String,
+    }
+    serde_json::from_slice::<Made>(pod).ok().map(|made| made.metadata.uid)
 }
 
 async fn look((_connection, mut lines): (Connection, Lines), sights: mpsc::Sender<Sight>) -> Result<()> {

@@ -5,15 +5,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use corten_proxy::{Backend, Config, Node, Planner};
-use corten_sys::namespaces::{Kind, create_pinned, run_in_netns, unpin};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::args::ProxyBench;
-use crate::report::{Outcome, Row};
+use crate::report::{Outcome, Row, json_lines, table};
 
 /// Every service has so many endpoints; the first service's is the namespace itself.
 const ENDPOINTS: u32 = 3;
@@ -22,15 +22,16 @@ const LISTENER: &str = "10.9.0.1:8080";
 /// A connection inside one machine that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Measures all numbers of services. Blocks its thread.
-pub fn run(args: &ProxyBench) -> Result<Vec<Row>> {
-    let dir = std::env::temp_dir().join(format!("corten-bench-proxy-{}", std::process::id()));
-    create_pinned(&[Kind::Net], &dir, || Ok(())).context("a network namespace (needs root)")?;
-    let pin = dir.join(Kind::Net.file_name());
-    let rows = run_in_netns(&pin, || in_namespace(args));
-    unpin(&pin)?;
-    std::fs::remove_dir(&dir)?;
-    rows?
+/// The entry point: runs and prints. Must be called while the process has one thread: what is started later lives in the same
+/// namespace, which goes with the process, however that ends.
+pub fn run(args: &ProxyBench, json: bool) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of its own needs root")?;
+    let rows = in_namespace(args)?;
+    print!("{}", if json { json_lines(&rows) } else { table(&rows) });
+    match rows.iter().map(Row::errors).sum::<usize>() {
+        0 => Ok(()),
+        errors => bail!("{errors} changes or connections failed"),
+    }
 }
 
 fn in_namespace(args: &ProxyBench) -> Result<Vec<Row>> {

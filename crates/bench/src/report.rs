@@ -23,8 +23,13 @@ impl Latencies {
         self.0.len()
     }
 
+    /// For percentiles.
+    pub fn sort(&mut self) {
+        self.0.sort_unstable();
+    }
+
     /// The smallest latency that so many percent of all do not exceed, in milliseconds; the latencies must be sorted.
-    fn percentile_ms(&self, percent: usize) -> Option<f64> {
+    pub fn percentile_ms(&self, percent: usize) -> Option<f64> {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
         self.0.get(rank - 1).map(|us| f64::from(*us) / 1000.0)
     }
@@ -39,6 +44,8 @@ pub struct Row {
     first_error: Option<String>,
     elapsed: Duration,
     usage: Option<Usage>,
+    core_rate: Option<f64>,
+    bytes: usize,
     note: String,
 }
 
@@ -57,20 +64,20 @@ impl Row {
 
     /// Many requests; `usage` is what they cost the server.
     pub fn many(name: String, outcome: Outcome, elapsed: Duration, usage: Option<Usage>) -> Self {
-        let Outcome { mut latencies, errors, first_error } = outcome;
-        latencies.0.sort_unstable();
-        Self { name, latencies, errors, first_error, elapsed, usage, note: String::new() }
+        let Outcome { mut latencies, errors, first_error, bytes } = outcome;
+        latencies.sort();
+        Self { name, latencies, errors, first_error, elapsed, usage, bytes, ..Self::default() }
+    }
+
+    /// With how many a second the server's core would do if it were never idle.
+    pub fn with_core_rate(mut self, rate: f64) -> Self {
+        self.core_rate = Some(rate);
+        self
     }
 
     /// With a remark.
     pub fn with_note(mut self, note: String) -> Self {
         self.note = note;
-        self
-    }
-
-    /// The same measurement, made while others watched.
-    pub fn watched(mut self) -> Self {
-        self.name += " (watched)";
         self
     }
 
@@ -84,12 +91,47 @@ impl Row {
         self.errors
     }
 
-    fn rate(&self) -> Option<f64> {
+    /// The first error, as an error.
+    pub fn sound(self) -> anyhow::Result<Self> {
+        match &self.first_error {
+            None => Ok(self),
+            Some(error) => anyhow::bail!(
+                "{}: {} of {} failed: {error}",
+                self.name,
+                self.errors,
+                self.errors + self.count()
+            ),
+        }
+    }
+
+    /// Such a share of all was at most so late, in milliseconds; 0 when there was none.
+    pub fn at_most_ms(&self, percent: usize) -> f64 {
+        self.latencies.percentile_ms(percent).unwrap_or(0.0)
+    }
+
+    /// Size of an answer, where it was counted.
+    pub fn bytes_each(&self) -> usize {
+        self.bytes.checked_div(self.count()).unwrap_or(0)
+    }
+
+    /// From the first request to the last answer.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// What it cost, and the memory behind it.
+    pub fn usage(&self) -> Usage {
+        self.usage.unwrap_or_default()
+    }
+
+    /// Good answers in a second.
+    pub fn rate(&self) -> Option<f64> {
         let secs = self.elapsed.as_secs_f64();
         (secs > 0.0).then(|| self.count() as f64 / secs)
     }
 
-    fn cpu_ms_each(&self) -> Option<f64> {
+    /// The server's CPU time for one, in milliseconds: as many seconds for a thousand.
+    pub fn cpu_ms_each(&self) -> Option<f64> {
         let usage = self.usage.filter(|_| self.count() > 0)?;
         Some(usage.cpu_secs * 1000.0 / self.count() as f64)
     }
@@ -129,6 +171,8 @@ pub struct Outcome {
     pub latencies: Latencies,
     pub errors: usize,
     pub first_error: Option<String>,
+    /// Size of all answers, where they were only counted.
+    pub bytes: usize,
 }
 
 impl Outcome {
@@ -146,6 +190,7 @@ impl Outcome {
     /// Adds another client's requests.
     pub fn merge(&mut self, other: Self) {
         self.latencies.extend(other.latencies);
+        self.bytes += other.bytes;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
     }
@@ -173,6 +218,9 @@ pub fn json_lines(rows: &[Row]) -> String {
         let numbers = numbers.filter_map(|((_, name, _), n)| Some(((*name).to_owned(), json!(n?))));
         let mut object = Map::from_iter([("name".to_owned(), json!(row.name))]);
         object.extend(numbers);
+        if let Some(rate) = row.core_rate {
+            object.insert("per_core_second".into(), json!(rate));
+        }
         if !row.remarks().is_empty() {
             object.insert("remarks".into(), json!(row.remarks()));
         }

@@ -32,6 +32,7 @@ pub struct Session {
     pub endpoint: Arc<Endpoint>,
     pub namespace: String,
     server_pids: Vec<u32>,
+    bare: bool,
     /// Origin of the times that objects carry.
     started: Instant,
 }
@@ -44,7 +45,7 @@ impl Session {
         let namespace = target.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| format!("corten-bench-{}", std::process::id()));
         let server_pids = target.server_pids.clone();
-        let session = Self { endpoint, namespace, server_pids, started: Instant::now() };
+        let session = Self { endpoint, namespace, server_pids, bare: target.bare, started: Instant::now() };
         session.make_namespace().await?;
         Ok(session)
     }
@@ -73,6 +74,14 @@ impl Session {
             .await?
             .ok()
             .context("cannot make the namespace")?;
+        if self.bare {
+            let accounts = self.path("serviceaccounts");
+            let account =
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+            let account = Some(Bytes::from(account.to_string()));
+            connection.send(Method::POST, &accounts, account).await?.ok().context("service account")?;
+            return Ok(());
+        }
         let account = self.path("serviceaccounts/default");
         let made = |status: StatusCode| status.is_success();
         self.wait(&mut connection, &account, SERVICE_ACCOUNT_WAIT, made).await?;

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Between two tries to reach a server that is starting.
-const TRY_AGAIN: Duration = Duration::from_millis(2);
+pub const TRY_AGAIN: Duration = Duration::from_millis(2);
 
 /// A cluster that has not stopped this long after SIGTERM is killed.
 const STOP_WAIT: Duration = Duration::from_secs(30);
@@ -61,16 +61,19 @@ struct Condition {
 /// A running cluster; stopped by [`Cluster::stop`], asked to stop when dropped.
 pub struct Cluster {
     child: Child,
-    data: TempDir,
+    /// Holds the log and, unless told otherwise, the data.
+    scratch: TempDir,
+    data: PathBuf,
     begun: Instant,
 }
 
 impl Cluster {
     /// Starts the command and returns with the time it took to be ready.
     pub async fn start(args: &Up) -> Result<(Self, Vec<Row>)> {
-        let data = tempfile::Builder::new().prefix("corten-bench-").tempdir()?;
-        let log = File::create(data.path().join("bench.log"))?;
-        let command = command_line(&args.cluster, &data.path().join("data"));
+        let scratch = tempfile::Builder::new().prefix("corten-bench-").tempdir()?;
+        let data = args.data.clone().unwrap_or_else(|| scratch.path().join("data"));
+        let log = File::create(scratch.path().join("bench.log"))?;
+        let command = command_line(&args.cluster, &data);
         let (program, arguments) = command.split_first().context("which cluster? the command is missing")?;
         let begun = Instant::now();
         let child = Command::new(program)
@@ -80,7 +83,7 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
-        let mut cluster = Self { child, data, begun };
+        let mut cluster = Self { child, scratch, data, begun };
         let rows = match tokio::time::timeout(args.ready_within(), cluster.ready()).await {
             Ok(Ok(rows)) => rows,
             Ok(Err(error)) => return Err(error.context(cluster.log_tail())),
@@ -98,7 +101,7 @@ impl Cluster {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.data.path().join("data/kubeconfig")
+        self.data.join("kubeconfig")
     }
 
     async fn ready(&mut self) -> Result<Vec<Row>> {
@@ -125,7 +128,7 @@ impl Cluster {
     async fn set_up(&self, command: &str) -> Result<()> {
         let status = Command::new("sh")
             .args(["-c", command])
-            .env("BENCH_DATA_DIR", self.data.path().join("data"))
+            .env("BENCH_DATA_DIR", &self.data)
             .env("KUBECONFIG", self.kubeconfig())
             .status()
             .await?;
@@ -167,10 +170,15 @@ impl Cluster {
     }
 
     fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.data.path().join("bench.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+        log_tail(&self.scratch.path().join("bench.log"))
     }
+}
+
+/// The end of a log, for those who want to know why.
+pub fn log_tail(path: &Path) -> String {
+    let log = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
 }
 
 impl Drop for Cluster {
@@ -179,10 +187,14 @@ impl Drop for Cluster {
     }
 }
 
-async fn try_readyz(path: &Path) -> Result<Connection> {
+/// A connection to a server that says it is ready; an error when there is no server yet.
+pub async fn try_readyz(path: &Path) -> Result<Connection> {
     // The file may be there before it is whole.
     let mut connection = Endpoint::new(&kubeconfig::read(path, None)?)?.connect().await?;
-    connection.send(Method::GET, "/readyz", None).await?.ok()?;
+    // On one connection: handshakes would slow down a server that is busy with starting.
+    while !connection.send(Method::GET, "/readyz", None).await?.status.is_success() {
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
     Ok(connection)
 }
 

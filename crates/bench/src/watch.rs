@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::{
     args::WatchLoad,
     http::{Connection, Lines},
-    load::{self, Task},
+    load::{self, Measured, Task},
     objects::stamp,
     report::{Latencies, Outcome, Row},
     session::Session,
@@ -59,16 +59,19 @@ pub async fn run(session: &Session, args: &WatchLoad) -> Result<Vec<Row>> {
         seen.push(latencies.clone());
         watchers.spawn(follow(session.clone(), watch, latencies, args.load.count as usize));
     }
-    let (before, begun) = (session.usage(), Instant::now());
-    let updates = load::run(session, &args.load, Task::Update).await?;
+    let Measured { outcome, elapsed, begun, before } =
+        load::measure(session, &args.load, Task::Update).await?;
+    let spent = || session.usage().zip(before).map(|(after, before)| after - before);
+    let updates =
+        Row::many(format!("update {} (watched)", args.load.kind.plural()), outcome, elapsed, spent());
     // Watchers that are not done by then have lost events; they are counted below.
     let _ = tokio::time::timeout(DRAIN, async { while watchers.join_next().await.is_some() {} }).await;
     let elapsed = begun.elapsed();
     watchers.abort_all();
-    let cost = session.usage().zip(before).map(|(after, before)| after - before);
+    let cost = spent();
     let outcome = collect(&seen, args.load.count as usize);
     let name = format!("events to {} watchers", args.watchers);
-    Ok(vec![updates.watched(), Row::many(name, outcome, elapsed, cost)])
+    Ok(vec![updates, Row::many(name, outcome, elapsed, cost)])
 }
 
 async fn follow(
