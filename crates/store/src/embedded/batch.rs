@@ -129,7 +129,7 @@ impl Batch {
             let previous = self.current(state, op.key()).cloned();
             let (key, entry, lease) = match op {
                 Op::Put { key, value, lease } => {
-                    let entry = next_entry(key, &value, previous.as_deref(), revision);
+                    let entry = next_entry(key, value, previous.as_deref(), revision);
                     (entry.key.clone(), Some(Arc::new(entry)), lease)
                 }
                 Op::Delete { key } => (key, None, None),
@@ -187,9 +187,18 @@ impl Batch {
     }
 }
 
-fn next_entry(key: Key, value: &Bytes, previous: Option<&Entry>, revision: Revision) -> Entry {
-    // The copy is exactly as large as the value, whatever buffer the caller cut it from; the key is shared.
-    let value = Bytes::copy_from_slice(value);
+/// The transaction with values that are exactly as large as they say, whatever buffers the caller cut them from.
+pub(super) fn detached(mut txn: Txn) -> Txn {
+    for op in &mut txn.ops {
+        if let Op::Put { value, .. } = op {
+            *value = Bytes::copy_from_slice(value);
+        }
+    }
+    txn
+}
+
+fn next_entry(key: Key, value: Bytes, previous: Option<&Entry>, revision: Revision) -> Entry {
+    // Its versions share the key.
     let (key, create_revision, version) = match previous {
         Some(previous) => (previous.key.clone(), previous.create_revision, previous.version + 1),
         None => (key, revision, 1),

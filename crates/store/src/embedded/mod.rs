@@ -229,6 +229,8 @@ impl Store for Embedded {
 
     async fn txn(&self, txn: Txn) -> Result<Committed, StoreError> {
         batch::check_shape(&txn)?;
+        // Here and not in the writer thread, which everybody waits for.
+        let txn = batch::detached(txn);
         self.ask(|reply| Command::Txn { txn, reply }).await
     }
 
