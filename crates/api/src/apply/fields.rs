@@ -74,17 +74,13 @@ pub(super) fn with_named_fields<N: Node>(set: &Set, node: Option<N>) -> Set {
 
 /// The set after the schema changed under it: what became atomic is owned as a whole. `None` where nothing changed.
 pub(super) fn reconciled<N: Node>(set: &Set, node: N) -> Option<Set> {
-    let mut changed = false;
-    let entries: Vec<_> = set
-        .entries()
-        .iter()
-        .map(|entry| {
-            let new = reconciled_entry(entry, node);
-            changed |= new.is_some();
-            new.unwrap_or_else(|| entry.clone())
-        })
-        .collect();
-    changed.then(|| Set::from_entries(entries))
+    let entries = set.entries();
+    // Schemas hardly ever change: nothing is copied before the first entry that did.
+    let (at, first) =
+        entries.iter().enumerate().find_map(|(at, entry)| Some((at, reconciled_entry(entry, node)?)))?;
+    let rest = entries[at + 1..].iter();
+    let rest = rest.map(|entry| reconciled_entry(entry, node).unwrap_or_else(|| entry.clone()));
+    Some(Set::from_entries(entries[..at].iter().cloned().chain([first]).chain(rest).collect()))
 }
 
 fn reconciled_entry<N: Node>(entry: &Entry, node: N) -> Option<Entry> {

@@ -40,14 +40,31 @@ impl PathElement {
 
     /// The spelling of FieldsV1.
     pub fn to_field(&self) -> String {
+        let mut text = String::new();
+        self.spell(&mut text);
+        text
+    }
+
+    /// Appends the spelling of FieldsV1.
+    pub fn spell(&self, text: &mut String) {
         match self {
-            PathElement::Field(name) => ["f:", name.as_str()].concat(),
+            PathElement::Field(name) => {
+                text.push_str("f:");
+                text.push_str(name);
+            }
             PathElement::Key(fields) => {
                 let fields = fields.iter().cloned().collect::<crate::Object>();
-                format!("k:{}", json::to_string(&Value::Object(fields)))
+                text.push_str("k:");
+                text.push_str(&json::to_string(&Value::Object(fields)));
             }
-            PathElement::Value(value) => format!("v:{}", json::to_string(value)),
-            PathElement::Index(index) => format!("i:{index}"),
+            PathElement::Value(value) => {
+                text.push_str("v:");
+                text.push_str(&json::to_string(value));
+            }
+            PathElement::Index(index) => {
+                text.push_str("i:");
+                text.push_str(&index.to_string());
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use bytestring::ByteString;
+
 use super::path::PathElement;
 use crate::{Object, Str, Value};
 
@@ -212,17 +214,45 @@ impl Set {
         read(fields).map(|(set, _)| set)
     }
 
-    /// Writes FieldsV1.
+    /// Writes FieldsV1; all its names are slices of one text.
     pub fn to_fields_v1(&self) -> Value {
-        Value::Object(self.write(false))
+        let (mut text, mut ends) = (String::with_capacity(1024), Vec::with_capacity(64));
+        self.spell(&mut text, &mut ends);
+        let mut names = Names { text: text.into(), ends: ends.into_iter(), at: 0 };
+        Value::Object(self.write(false, &mut names))
     }
 
-    fn write(&self, member: bool) -> Object {
+    /// The names of all elements one behind the other, and where each ends.
+    fn spell(&self, text: &mut String, ends: &mut Vec<usize>) {
+        for entry in &self.entries {
+            entry.element.spell(text);
+            ends.push(text.len());
+            entry.children.spell(text, ends);
+        }
+    }
+
+    fn write(&self, member: bool, names: &mut Names) -> Object {
         let own = (member && !self.is_empty()).then(|| (Str::from_static("."), Value::object()));
         let below = self.entries.iter().map(|entry| {
-            (Str::from(entry.element.to_field()), Value::Object(entry.children.write(entry.member)))
+            let name = names.next();
+            (name, Value::Object(entry.children.write(entry.member, names)))
         });
         own.into_iter().chain(below).collect()
+    }
+}
+
+/// The names that [`Set::spell`] wrote, in the same order.
+struct Names {
+    text: ByteString,
+    ends: std::vec::IntoIter<usize>,
+    at: usize,
+}
+
+impl Names {
+    fn next(&mut self) -> Str {
+        let start = self.at;
+        self.at = self.ends.next().unwrap_or(start);
+        Str::shared(self.text.slice_ref(&self.text[start..self.at]))
     }
 }
 

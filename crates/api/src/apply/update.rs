@@ -177,13 +177,20 @@ pub(super) fn update(
     identity: Identity,
     time: &str,
 ) -> Result<(), String> {
+    // What the writer changes of its own fields stays its own: it mostly writes the same ones, and its set need not be made anew.
+    let mut before = managed.take(&identity);
+    if let Some(before) = &mut before {
+        before.lose(&changes.own.removed);
+        before.lose(&SYSTEM_FIELDS);
+    }
     changes.take_from(managed)?;
     let set = changes.into_owned();
     if set.is_empty() {
+        managed.owners.extend(before.filter(|before| !before.set().is_empty()));
         return Ok(());
     }
     let mut owner = Owner::new(identity, set);
-    if let Some(before) = managed.take(&owner.identity) {
+    if let Some(before) = before {
         owner.keep(before);
     }
     owner.time = Some(Str::from(time));
