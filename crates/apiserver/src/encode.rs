@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corten_api::{Object, Result, Status, Value, json};
+use corten_api::{Object, Result, Status, Str, Value, json};
 use corten_store::Entry;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -21,6 +21,8 @@ use crate::watch::{frame, frame_value};
 const GZIP_MIN_BYTES: usize = 128 * 1024;
 /// A list leaves the server in pieces of about this size.
 const PIECE_BYTES: usize = 64 * 1024;
+/// About what a watch event has around the object.
+const FRAME_BYTES: usize = 128;
 
 /// Answers with an object as it rests.
 pub(crate) fn object(call: &Call, code: u16, bytes: &[u8], revision: u64) -> Result<Response<Body>> {
@@ -297,7 +299,8 @@ fn tree_list(call: &Call, page: Page) -> Result<Response<Body>> {
 /// How one watch writes its events.
 pub(crate) struct EventForm {
     call: Arc<Call>,
-    api_version: String,
+    api_version: Str,
+    shared: Option<Str>,
     /// Tables name their columns only in the first event.
     table_head: bool,
 }
@@ -305,7 +308,15 @@ pub(crate) struct EventForm {
 impl EventForm {
     /// For a call's answer.
     pub fn new(call: Arc<Call>) -> Self {
-        EventForm { api_version: call.api_version(), call, table_head: true }
+        let api_version = Str::from(call.api_version());
+        let Answer { format, shape, .. } = call.answer;
+        let stored = format == Format::Json && shape == Shape::Object && call.edge().head("", "").is_some();
+        EventForm { shared: stored.then(|| api_version.clone()), api_version, call, table_head: true }
+    }
+
+    /// The name of the form, where every watch of that name writes the same bytes for the same event.
+    pub fn shared(&self) -> Option<&Str> {
+        self.shared.as_ref()
     }
 
     /// Appends an event about a stored object.
@@ -314,6 +325,7 @@ impl EventForm {
         let head = self.call.edge().head(&self.api_version, &self.call.kind.kind);
         match (answer.format, answer.shape, head) {
             (Format::Json, Shape::Object, Some(head)) => {
+                out.reserve(bytes.len() + FRAME_BYTES);
                 frame(what, out, |out| stored::write(bytes, revision, head, out));
                 Ok(())
             }
@@ -370,7 +382,7 @@ impl EventForm {
         }
         let mut object = Object::default();
         object.set("kind", self.call.kind.kind.as_ref());
-        object.set("apiVersion", self.api_version.as_str());
+        object.set("apiVersion", self.api_version.clone());
         object.set("metadata", metadata);
         if let Err(status) = self.tree_event("BOOKMARK", object.into(), out) {
             tracing::warn!(%status, "a bookmark could not be written");

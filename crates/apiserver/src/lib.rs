@@ -17,6 +17,7 @@ mod connect;
 mod decode;
 mod delete;
 mod encode;
+mod frames;
 mod health;
 mod in_process;
 mod kubernetes_service;

@@ -22,6 +22,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::config::Config;
 use crate::connect::Kubelets;
+use crate::frames::Frames;
 use crate::media::{self, Answer};
 use crate::metrics::Metrics;
 use crate::query::Query;
@@ -48,6 +49,8 @@ struct Inner {
     allocator: Allocator,
     kubelets: Option<Kubelets>,
     metrics: Metrics,
+    /// What watchers were told last.
+    frames: Frames,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     /// Cancelled when watches and streams must end.
@@ -72,6 +75,7 @@ impl ApiServer {
             allocator: Allocator::new(config.service_ranges(), config.node_ports.clone()),
             kubelets,
             metrics: Metrics::default(),
+            frames: Frames::default(),
             reads: Arc::new(Semaphore::new(config.limits.reads_in_flight)),
             writes: Arc::new(Semaphore::new(config.limits.writes_in_flight)),
             ending: CancellationToken::new(),
@@ -123,6 +127,10 @@ impl ApiServer {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn frames(&self) -> &Frames {
+        &self.0.frames
     }
 
     pub(crate) fn event_lease(&self) -> &crate::write::EventLease {

@@ -1,6 +1,7 @@
 //! WATCH: one store watcher a client, turned into a chunked body of events. Backpressure is the body's: a client that reads
 //! too slowly makes the store's watcher lag, and gets an ERROR event with 410.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use corten_api::{Result, Status, Value, json};
 use corten_store::{Entry, Event, ListQuery, StoreError, Watcher};
 use http::Response;
 use rand::Rng;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
@@ -22,7 +24,7 @@ use crate::select::Selection;
 
 /// Bookmarks come about this often, as upstream sends them.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// Events are gathered into chunks of about this size.
+/// Initial events are gathered into chunks of about this size.
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// How a watch was asked for.
@@ -100,8 +102,9 @@ pub(crate) async fn watch(server: &ApiServer, call: Arc<Call>) -> Result<Respons
         Err(error) => return Err(store_error(error)),
     };
     let now = Instant::now();
-    let stream = WatchStream {
+    let mut stream = WatchStream {
         _open: server.metrics().watcher(&call.info),
+        ending: Box::pin(server.ending().clone().cancelled_owned()),
         server: server.clone(),
         call,
         selection,
@@ -112,8 +115,10 @@ pub(crate) async fn watch(server: &ApiServer, call: Arc<Call>) -> Result<Respons
         mark_initial_end: options.mark_initial_end,
         bookmark_at: now + BOOKMARK_EVERY,
         end_at: now + options.life,
+        alarm: Box::pin(sleep_until(now)),
         sent: 0,
     };
+    stream.set_alarm();
     let chunks = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next_chunk().await?;
         Some((Ok(chunk), stream))
@@ -147,8 +152,10 @@ async fn start(
 enum State {
     /// Telling what is there, at a revision.
     Initial(std::vec::IntoIter<Arc<Entry>>, u64),
-    /// Telling what happens.
+    /// Waiting for what happens.
     Live,
+    /// Telling what has happened.
+    News(std::vec::IntoIter<Arc<Event>>),
     /// One last ERROR event.
     Failed(Box<Status>),
     /// Over.
@@ -167,6 +174,9 @@ struct WatchStream {
     mark_initial_end: bool,
     bookmark_at: Instant,
     end_at: Instant,
+    /// Goes off at the earlier of the two; it and `ending` live as long as the watch, which may wait a thousand times a second.
+    alarm: Pin<Box<Sleep>>,
+    ending: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Revision of the last bookmark.
     sent: u64,
 }
@@ -174,16 +184,23 @@ struct WatchStream {
 impl WatchStream {
     /// The next bytes for the client; `None` ends the stream. One step of the state machine at a time.
     async fn next_chunk(&mut self) -> Option<Bytes> {
-        let mut out = Vec::new();
-        while out.is_empty() {
+        loop {
+            let mut out = Vec::new();
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Initial(entries, revision) => self.initial(entries, revision, &mut out),
                 State::Live => self.live(&mut out).await,
+                State::News(events) => {
+                    if let Some(frame) = self.tell(events) {
+                        return Some(frame);
+                    }
+                }
                 State::Failed(status) => self.form.error(&status, &mut out),
                 State::Ended => return None,
             }
+            if !out.is_empty() {
+                return Some(out.into());
+            }
         }
-        Some(out.into())
     }
 
     fn initial(&mut self, mut entries: std::vec::IntoIter<Arc<Entry>>, revision: u64, out: &mut Vec<u8>) {
@@ -213,47 +230,76 @@ impl WatchStream {
 
     async fn live(&mut self, out: &mut Vec<u8>) {
         let Some(watcher) = &mut self.watcher else { return };
-        let ending = self.server.ending().clone();
-        self.state = State::Live;
         tokio::select! {
-            events = watcher.next() => match events {
-                Ok(events) => self.events(&events, out),
-                Err(StoreError::Closed) => self.state = State::Ended,
-                Err(error) => self.state = State::Failed(store_error(error)),
+            events = watcher.next() => self.state = match events {
+                Ok(events) => State::News(events.into_iter()),
+                Err(StoreError::Closed) => State::Ended,
+                Err(error) => State::Failed(store_error(error)),
             },
-            () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
-                let progress = watcher.progress();
-                self.bookmark_at = Instant::now() + BOOKMARK_EVERY;
-                if progress > self.sent {
-                    self.sent = progress;
-                    self.form.bookmark(progress, false, out);
-                }
-            }
-            () = tokio::time::sleep_until(self.end_at) => self.state = State::Ended,
-            () = ending.cancelled() => self.state = State::Ended,
+            () = &mut self.alarm => self.alarmed(out),
+            () = &mut self.ending => self.state = State::Ended,
         }
     }
 
-    fn events(&mut self, events: &[Arc<Event>], out: &mut Vec<u8>) {
-        for event in events {
-            if let Err(status) = self.push(event, out) {
-                self.state = State::Failed(status);
-                return;
+    /// The end, or time for a bookmark.
+    fn alarmed(&mut self, out: &mut Vec<u8>) {
+        let now = Instant::now();
+        if now >= self.end_at {
+            return;
+        }
+        self.state = State::Live;
+        self.bookmark_at = now + BOOKMARK_EVERY;
+        self.set_alarm();
+        let progress = self.watcher.as_ref().map_or(0, |watcher| watcher.progress());
+        if progress > self.sent {
+            self.sent = progress;
+            self.form.bookmark(progress, false, out);
+        }
+    }
+
+    fn set_alarm(&mut self) {
+        let at = if self.bookmarks { self.end_at.min(self.bookmark_at) } else { self.end_at };
+        self.alarm.as_mut().reset(at);
+    }
+
+    /// The frame of the first event that is this client's business; the others wait for the next call.
+    fn tell(&mut self, mut events: std::vec::IntoIter<Arc<Event>>) -> Option<Bytes> {
+        for event in events.by_ref() {
+            match self.frame(&event) {
+                Ok(None) => {}
+                Ok(frame) => {
+                    self.state = State::News(events);
+                    return frame;
+                }
+                Err(status) => {
+                    self.state = State::Failed(status);
+                    return None;
+                }
             }
         }
+        self.state = State::Live;
+        None
     }
 
     /// An object that begins to match is added for this client, one that ends to match is deleted.
-    fn push(&mut self, event: &Event, out: &mut Vec<u8>) -> Result<()> {
+    fn frame(&mut self, event: &Event) -> Result<Option<Bytes>> {
         let before = self.matching(event.previous.as_deref())?;
         let after = self.matching(event.entry.as_deref())?;
         let (what, entry) = match (before, after) {
-            (None, None) => return Ok(()),
+            (None, None) => return Ok(None),
             (None, Some(entry)) => ("ADDED", entry),
             (Some(_), Some(entry)) => ("MODIFIED", entry),
             (Some(entry), None) => ("DELETED", entry),
         };
-        self.form.event(what, &entry.value, event.revision, out)
+        let form = self.form.shared().cloned();
+        let mut make = || {
+            let mut out = Vec::new();
+            self.form.event(what, &entry.value, event.revision, &mut out).map(|()| out)
+        };
+        match form {
+            Some(form) => self.server.frames().get(event, what, &form, make).map(Some),
+            None => Ok(Some(make()?.into())),
+        }
     }
 
     fn matching<'e>(&self, entry: Option<&'e Entry>) -> Result<Option<&'e Entry>> {
