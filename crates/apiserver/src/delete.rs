@@ -14,7 +14,7 @@ use crate::admission::{self, Operation};
 use crate::body::{Body, read_all};
 use crate::call::Call;
 use crate::candidate::Live;
-use crate::read::{ListOptions, Page, store_error};
+use crate::read::{ListOptions, store_error};
 use crate::select::Selection;
 use crate::{ApiServer, decode, encode, meta, stored};
 
@@ -198,7 +198,7 @@ fn success(call: &Call, entry: &Entry) -> Result<Value> {
 /// DELETE on a collection: everything that the selectors leave.
 pub(crate) async fn collection(
     server: &ApiServer,
-    call: &Call,
+    call: &Arc<Call>,
     request: Request<Body>,
 ) -> Result<Response<Body>> {
     let body = read_all(request.into_body()).await?;
@@ -212,15 +212,8 @@ pub(crate) async fn collection(
         }
         futures::future::try_join_all(removals).await?;
     }
-    // The list is small or the client does not read it; it is what upstream answers with.
-    let mut list = Object::default();
-    list.set("kind", call.kind.list_kind.as_ref());
-    list.set("apiVersion", call.api_version());
-    let mut metadata = Object::default();
-    metadata.set("resourceVersion", page.revision.to_string());
-    list.set("metadata", metadata);
-    list.set("items", trees(call, &page)?);
-    encode::value(call, 200, &list.into())
+    // What was there before, as upstream answers.
+    encode::list(call, page)
 }
 
 async fn one_of_many(server: &ApiServer, call: &Call, entry: &Entry, options: &DeleteOptions) -> Result<()> {
@@ -239,11 +232,6 @@ async fn one_of_many(server: &ApiServer, call: &Call, entry: &Entry, options: &D
         Err(status) if status.code != 404 => Err(status),
         _ => Ok(()),
     }
-}
-
-fn trees(call: &Call, page: &Page) -> Result<Vec<Value>> {
-    let edge = call.edge();
-    page.entries.iter().map(|e| Ok(edge.out(stored::tree(&e.value, e.mod_revision)?))).collect()
 }
 
 /// Deletes one object of the call's kind and namespace, or marks it.
