@@ -45,8 +45,10 @@ impl Make {
     /// The candidate, in the version at rest.
     ///
     /// Errors: 404 where the object must be there, 400, 422.
-    pub fn candidate(&self, call: &Call, live: Option<&Live>) -> Result<Value> {
+    /// On the last try the object itself is handed out, not a copy.
+    pub fn candidate(&mut self, call: &Call, live: Option<&Live>, last_try: bool) -> Result<Value> {
         match (self, live) {
+            (Make::Create(object) | Make::Replace(object), _) if last_try => Ok(std::mem::take(object)),
             (Make::Create(object) | Make::Replace(object), _) => Ok(object.clone()),
             (Make::Patch(patch), live) => patch.candidate(call, live),
             (Make::Edit(edit), Some(live)) => {

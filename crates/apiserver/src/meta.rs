@@ -1,7 +1,7 @@
 //! Metadata that the system owns: names, uid, times, generation, marks of deletion.
 
 use corten_api::kind::{Scope, Subresource};
-use corten_api::{Kind, Object, Result, Status, Value, time};
+use corten_api::{Kind, Object, Result, Status, Str, Value, time};
 use rand::Rng;
 
 use crate::call::Call;
@@ -41,7 +41,7 @@ pub(crate) fn new_object(object: &mut Value, kind: &Kind, now_ms: i64) {
     if kind.has_generation {
         meta.set("generation", 1);
     }
-    meta.set("uid", uuid::Uuid::new_v4().to_string());
+    meta.set("uid", uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string());
     meta.set("creationTimestamp", time::rfc3339(now_ms));
 }
 
@@ -85,6 +85,11 @@ pub(crate) fn agree_on_name(object: &mut Value, wanted: &str) -> Result<()> {
     )))
 }
 
+/// Does the object insist on the version that it was read at?
+pub(crate) fn names_version(object: &Value) -> bool {
+    !matches!(object.str_at(&["metadata", "resourceVersion"]), "" | "0")
+}
+
 /// Does the kind keep `status` apart?
 pub(crate) fn has_status(kind: &Kind) -> bool {
     kind.subresources.contains(&Subresource::Status)
@@ -92,12 +97,13 @@ pub(crate) fn has_status(kind: &Kind) -> bool {
 
 /// Everything but the metadata and a status kept apart, compared: a change of it is a new generation.
 pub(crate) fn same_spec(new: &Value, old: &Value) -> bool {
-    let relevant = |v: &Value| -> Object {
-        let fields = v.as_object().into_iter().flat_map(Object::iter);
-        let fields = fields.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status"));
-        fields.map(|(k, v)| (k.clone(), v.clone())).collect()
-    };
-    relevant(new) == relevant(old)
+    let count = |v: &Value| relevant(v).count();
+    count(new) == count(old) && relevant(new).all(|(k, v)| old.get(k) == Some(v))
+}
+
+fn relevant(object: &Value) -> impl Iterator<Item = (&Str, &Value)> {
+    let fields = object.as_object().into_iter().flat_map(Object::iter);
+    fields.filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status"))
 }
 
 /// Replaces or removes a top-level field so that it is as in `from`.

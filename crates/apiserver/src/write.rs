@@ -120,10 +120,10 @@ impl<'a> Write<'a> {
     }
 
     /// Does it, trying again where others were faster and the client did not insist on a version.
-    pub async fn commit(&self) -> Result<Written> {
-        let tries = if self.name.is_empty() { MAX_NAMES } else { MAX_TRIES };
-        for _ in 0..tries {
-            match Box::pin(self.attempt()).await {
+    pub async fn commit(mut self) -> Result<Written> {
+        let tries = self.tries();
+        for left in (0..tries).rev() {
+            match Box::pin(self.attempt(left == 0)).await {
                 Ok(written) => return Ok(written),
                 Err(Failure::Overtaken) => {}
                 Err(Failure::Status(status)) => return Err(status),
@@ -135,17 +135,27 @@ impl<'a> Write<'a> {
         })
     }
 
+    /// How often it may be tried. What names its object or its version has failed when others were faster.
+    fn tries(&self) -> usize {
+        match &self.make {
+            Make::Create(_) if self.name.is_empty() => MAX_NAMES,
+            Make::Create(_) => 1,
+            Make::Replace(object) if meta::names_version(object) => 1,
+            _ => MAX_TRIES,
+        }
+    }
+
     fn no_free_name(&self) -> Box<Status> {
         let mut status = Status::already_exists(self.call.resource(), "");
         status.message += ", the server was not able to generate a unique name for the object";
         status
     }
 
-    async fn attempt(&self) -> Result<Written, Failure> {
+    async fn attempt(&mut self, last_try: bool) -> Result<Written, Failure> {
         let (server, call) = (self.server, self.call);
         // What is there now, and what the client wants instead: decoded strictly, defaulted, in the storage version.
         let live = self.live().await?;
-        let mut object = self.make.candidate(call, live.as_ref())?;
+        let mut object = self.make.candidate(call, live.as_ref(), last_try)?;
         let creating = live.is_none() || matches!(self.make, Make::Create(_));
         self.agree(&mut object, live.as_ref())?;
 
@@ -216,7 +226,7 @@ impl<'a> Write<'a> {
         }
         let version = object.str_at(&["metadata", "resourceVersion"]).to_owned();
         let Some(live) = live else {
-            if version.is_empty() || version == "0" {
+            if !meta::names_version(object) {
                 return Ok(());
             }
             if matches!(self.make, Make::Create(_)) {
@@ -231,7 +241,7 @@ impl<'a> Write<'a> {
         if version == live.entry.mod_revision.to_string() {
             return Ok(());
         }
-        if version.is_empty() || version == "0" {
+        if !meta::names_version(object) {
             if matches!(self.make, Make::Replace(_)) && !call.kind.unconditional_update {
                 let path = corten_api::field::Path::root("metadata");
                 let version = path.child("resourceVersion");
