@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_sys::sockets;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -59,6 +60,8 @@ impl ApiServer {
     ) -> io::Result<()> {
         let clients = self.config().client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
         let tls = TlsAcceptor::from(Arc::new(tls_config(cert, clients.clone())?));
+        // Watchers, above all, whose machine is gone: nobody else would ever ask for them.
+        sockets::ask_whether_peers_live(&listener).map_err(io::Error::other)?;
         let places = Arc::new(Semaphore::new(self.config().limits.connections));
         let connections = TaskTracker::new();
         loop {

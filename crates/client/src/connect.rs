@@ -8,6 +8,8 @@ use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use tower::{BoxError, Service};
 
+use crate::link::Link;
+
 /// A client over a tower service that enters the request pipeline after the network; the service carries the identity.
 pub fn in_process<S, B>(service: S) -> Client
 where
@@ -26,5 +28,5 @@ pub async fn over_https(kubeconfig: &Path) -> Result<Client, kube::Error> {
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(|e| kube::Error::Service(Box::new(e)))?;
-    Client::try_from(config)
+    Ok(Link::open(config)?.client())
 }

@@ -17,6 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::pause::watch_pause;
+
 /// Namespace (empty for cluster-scoped objects) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -153,7 +155,7 @@ where
     }
 
     async fn run(&self, api: Api<K>, config: watcher::Config) {
-        let mut events = pin!(watcher(api, config).default_backoff());
+        let mut events = pin!(watcher(api, config).backoff(watch_pause()));
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {

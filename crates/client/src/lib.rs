@@ -6,6 +6,8 @@ pub mod election;
 pub mod events;
 pub mod informer;
 pub mod informers;
+pub mod link;
+mod pause;
 pub mod queue;
 pub mod selector;
 
@@ -13,6 +15,8 @@ pub use connect::{in_process, over_https};
 pub use events::Recorder;
 pub use informer::{Change, Informer, Key};
 pub use informers::Informers;
+pub use link::Link;
+pub use pause::watch_pause;
 pub use queue::WorkQueue;
 
 /// The typed objects and the client that every component uses, re-exported so that one version is in the house.

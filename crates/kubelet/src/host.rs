@@ -54,6 +54,8 @@ pub struct Host {
     pub runtime_events: tokio::sync::watch::Sender<u64>,
     /// Something that the node's status shows has changed.
     pub node_changed: Arc<Notify>,
+    /// The node's status is to be sent even if it has not changed: the API may have heard nothing for a while.
+    pub status_due: AtomicBool,
     /// Workers to wake.
     pub wakers: Arc<Wakers>,
     /// Keepers of mirror pods to wake, by the hash that mirror and static pod share.

@@ -92,6 +92,7 @@ impl Kubelet {
             ),
             runtime: OnceLock::new(),
             node_changed: Arc::default(),
+            status_due: false.into(),
             runtime_events: tokio::sync::watch::Sender::new(0),
             node_ips,
             wakers,

@@ -66,6 +66,7 @@ pub(super) async fn send(
         .map_err(|_| format!("dial tcp {}: i/o timeout", target.authority()))?
         .map_err(|e| format!("dial tcp {}: {e}", target.authority()))?;
     tcp.set_nodelay(true)?;
+    corten_sys::sockets::ask_whether_peers_live(&tcp)?;
     let kubelets = server.kubelets();
     let connector = match target.scheme {
         Scheme::Http => return exchange(tcp, request).await,

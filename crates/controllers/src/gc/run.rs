@@ -124,7 +124,7 @@ impl Collector {
     async fn watch(&self, resource: usize, listed: watch::Sender<bool>) {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(self.cluster.client.clone(), &self.resources[resource].api);
-        let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let mut events = pin!(watcher(api, watcher::Config::default()).backoff(corten_client::watch_pause()));
         let mut unseen = HashSet::new();
         while let Some(event) = events.next().await {
             match event {

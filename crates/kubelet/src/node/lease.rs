@@ -1,6 +1,10 @@
 //! The heartbeat: a Lease in kube-node-lease, renewed every ten seconds.
+//!
+//! A renewal has a deadline of its own (upstream: the heartbeat client's, ten seconds); the client then takes a fresh connection. The
+//! first one that works again after a gap brings the node's status with it, at once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,20 +20,31 @@ use crate::host::Host;
 const NAMESPACE: &str = "kube-node-lease";
 /// How long a lease is good for, in seconds.
 const DURATION_SECONDS: i32 = 40;
+/// One renewal takes at most this.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a renewal failed.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Renews the lease until the kubelet stops.
 pub async fn run(host: Arc<Host>, node: Node) {
     let api: Api<Lease> = Api::namespaced(host.config.client.clone(), NAMESPACE);
+    let mut failed = false;
     loop {
-        let pause = match renew(&api, &host.config.node_name, &node).await {
-            Ok(()) => host.config.lease_renewal,
-            Err(error) => {
-                tracing::warn!(%error, "node lease was not renewed");
-                RETRY
-            }
+        let renewal = tokio::time::timeout(DEADLINE, renew(&api, &host.config.node_name, &node)).await;
+        let error = match renewal {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {DEADLINE:?}")),
         };
+        if failed && error.is_none() {
+            host.status_due.store(true, Ordering::Relaxed);
+            host.node_changed.notify_one();
+        }
+        failed = error.is_some();
+        let pause = if failed { RETRY } else { host.config.lease_renewal };
+        if let Some(error) = error {
+            tracing::warn!(error, "node lease was not renewed");
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = host.stop.cancelled() => return,

@@ -2,6 +2,7 @@
 //! when it does not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -134,9 +135,15 @@ impl Reporter {
         }
         let health = self.look().await;
         let images = self.host.cri.images().await.unwrap_or_default();
-        let old = self.sent.as_ref().and_then(|(status, _)| status.conditions.clone()).unwrap_or_default();
+        let shown = node.as_ref().and_then(|node| node.status.as_ref());
+        let sent = self.sent.as_ref().map(|(status, _)| status);
+        let taken = contradicts(shown, sent);
+        // Times of change count from what the API shows.
+        let old = if taken { shown } else { sent };
+        let old = old.and_then(|status| status.conditions.clone()).unwrap_or_default();
         let new = report::status(&self.identity(), &health, &images, &old, Timestamp::now());
-        let overdue = self.sent.as_ref().is_none_or(|(_, at)| at.elapsed() >= self.host.config.status_report);
+        let late = self.sent.as_ref().is_none_or(|(_, at)| at.elapsed() >= self.host.config.status_report);
+        let overdue = late || taken || self.host.status_due.load(Ordering::Relaxed);
         let same =
             self.sent.as_ref().is_some_and(|(sent, _)| without_heartbeats(sent) == without_heartbeats(&new));
         if same && !overdue {
@@ -156,6 +163,7 @@ impl Reporter {
         self.api
             .patch_status(&self.host.config.node_name, &PatchParams::default(), &Patch::Strategic(patch))
             .await?;
+        self.host.status_due.store(false, Ordering::Relaxed);
         self.sent = Some((status, Instant::now()));
         self.tell(&health);
         Ok(())
@@ -248,6 +256,17 @@ impl Reporter {
     }
 }
 
+/// Does the API show another readiness than the one that was sent? The node controller takes it from a node of which it hears
+/// nothing.
+fn contradicts(shown: Option<&NodeStatus>, sent: Option<&NodeStatus>) -> bool {
+    let ready = |status: &NodeStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|condition| condition.type_ == "Ready").map(|condition| condition.status.clone())
+    };
+    let (shown, sent) = (shown.and_then(ready), sent.and_then(ready));
+    shown.is_some() && sent.is_some() && shown != sent
+}
+
 fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
     let mut status = status.clone();
     for condition in status.conditions.iter_mut().flatten() {
@@ -263,4 +282,28 @@ fn patch(status: &NodeStatus) -> Value {
         addresses.push(json!({"$patch": "replace"}));
     }
     json!({"status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_that_was_taken_is_noticed() {
+        let status = |ready: &str| -> NodeStatus {
+            serde_json::from_value(json!({"conditions": [{"type": "MemoryPressure", "status": "Unknown"},
+                {"type": "Ready", "status": ready}]}))
+            .unwrap()
+        };
+        let (ready, unknown, none) = (status("True"), status("Unknown"), NodeStatus::default());
+        for (shown, sent, taken) in [
+            (Some(&ready), Some(&ready), false),
+            (Some(&unknown), Some(&ready), true),
+            (Some(&none), Some(&ready), false),
+            (None, Some(&ready), false),
+            (Some(&unknown), None, false),
+        ] {
+            assert_eq!(contradicts(shown, sent), taken, "{shown:?} {sent:?}");
+        }
+    }
 }
