@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gc::Census;
 use crate::load_balancer::Span;
+use crate::node_zones::Rates;
 
 /// Settings of the controllers.
 #[derive(Clone)]
@@ -32,6 +33,10 @@ pub struct Config {
     pub load_balancer_pool: Vec<Span>,
     /// A node is unhealthy when it has not spoken for so long.
     pub node_monitor_grace: Duration,
+    /// How fast silent nodes are emptied.
+    pub node_eviction: Rates,
+    /// Longest life of the certificates that are signed, and their life when nothing is asked for.
+    pub signing_life: Duration,
     /// CA certificate and key (PEM) for certificate signing requests; without them none are signed.
     pub signing_ca: Option<(String, String)>,
     /// Keys worked on at once, per controller.
@@ -46,6 +51,8 @@ impl Default for Config {
             root_ca: String::new(),
             load_balancer_pool: Vec::new(),
             node_monitor_grace: Duration::from_secs(50),
+            node_eviction: Rates::default(),
+            signing_life: Duration::from_secs(365 * 24 * 60 * 60),
             signing_ca: None,
             workers: 5,
         }

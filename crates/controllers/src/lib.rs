@@ -24,6 +24,7 @@ pub mod load_balancer;
 pub mod namespace;
 pub mod node_cidr;
 pub mod node_lifecycle;
+pub mod node_zones;
 pub mod pod_gc;
 pub mod pods;
 pub mod quota;

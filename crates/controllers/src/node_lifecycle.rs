@@ -1,7 +1,7 @@
 //! Nodes that fall silent: their Ready becomes Unknown, they are tainted, their pods become not ready and are evicted when
 //! their toleration runs out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::answer::{changed_is_fine, gone_is_fine};
 use crate::cluster::Cluster;
 use crate::index::Index;
+use crate::node_zones::{self, Count, Turn};
 use crate::pods;
 use crate::shell::Shell;
 
@@ -48,6 +49,7 @@ struct Controller {
     recorder: Recorder,
     pods: Index<Pod>,
     heard: Mutex<HashMap<String, Heard>>,
+    turns: Mutex<HashMap<String, Turn>>,
 }
 
 /// Watches nodes until the cluster's stop.
@@ -59,6 +61,7 @@ pub async fn run(cluster: &Arc<Cluster>) {
         recorder: cluster.recorder("node-controller"),
         pods: Index::of(&cluster.pods, |pod| Some(Key::new("", pod.spec.as_ref()?.node_name.as_deref()?))),
         heard: Mutex::default(),
+        turns: Mutex::default(),
     };
     let leases = controller.leases.clone();
     Shell::open(cluster, controller)
@@ -77,13 +80,13 @@ fn is_ready(node: &Node) -> bool {
     condition(node, "Ready").is_some_and(|c| c.status == "True")
 }
 
-/// When no node is ready it is rather us who are cut off: then nothing is evicted (upstream's full disruption).
-fn all_are_silent(nodes: &[Arc<Node>]) -> bool {
-    !nodes.iter().any(|node| is_ready(node))
-}
-
 fn has_no_execute(node: &Node) -> bool {
     taints(node).iter().any(|t| t.effect == "NoExecute")
+}
+
+/// Did we begin to empty the node?
+fn is_being_emptied(node: &Node) -> bool {
+    taints(node).iter().any(|t| t.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&&*t.key))
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a k8s_openapi::api::core::v1::NodeCondition> {
@@ -124,18 +127,35 @@ impl Controller {
             return Ok(None);
         };
         let silent_in = self.silent_in(&key, &node);
-        let all_are_silent = all_are_silent(&self.cluster.nodes.list());
         if silent_in.is_zero() && condition(&node, "Ready").is_none_or(|c| c.status != "Unknown") {
             self.mark_unknown(&node).await?;
             return Ok(None);
         }
-        self.taint(&node, all_are_silent).await?;
+        let nodes = self.cluster.nodes.list();
+        let zones = node_zones::count(nodes.iter().map(|node| (&**node, is_ready(node))));
+        let may_empty = !node_zones::all_are_silent(&zones);
+        let turn = if may_empty { self.turn(&node, &zones) } else { Err(None) };
+        self.taint(&node, turn.is_ok()).await?;
         if condition(&node, "Ready").is_some_and(|c| c.status != "True") {
             self.mark_pods_not_ready(&key.name).await?;
         }
-        let eviction = if all_are_silent { None } else { self.evict(&node).await? };
+        let eviction = if may_empty { self.evict(&node).await? } else { None };
         let look_again = Some(silent_in).filter(|d| !d.is_zero());
-        Ok([look_again, eviction].into_iter().flatten().min())
+        Ok([look_again, eviction, turn.err().flatten()].into_iter().flatten().min())
+    }
+
+    /// May the node be emptied now, if it has to be? Otherwise how long to wait.
+    fn turn(&self, node: &Node, zones: &BTreeMap<String, Count>) -> Result<(), Option<Duration>> {
+        let silent = condition(node, "Ready").is_some_and(|c| c.status != "True");
+        if !silent || is_being_emptied(node) {
+            return Ok(());
+        }
+        let zone = node_zones::zone_of(node);
+        let rate = zones.get(&zone).map_or(0.0, |count| count.rate(&self.cluster.config.node_eviction));
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|zone, _| zones.contains_key(zone));
+        let now = Instant::now();
+        turns.entry(zone).or_insert_with(|| Turn::new(now)).take(rate, now)
     }
 
     /// How long the node may stay silent from now on.
@@ -178,8 +198,8 @@ impl Controller {
     }
 
     /// The taints that follow from conditions and from the cordon; those of others stay.
-    async fn taint(&self, node: &Node, all_are_silent: bool) -> Result<(), kube::Error> {
-        let wanted = wanted_taints(node, all_are_silent, Timestamp::now());
+    async fn taint(&self, node: &Node, may_empty: bool) -> Result<(), kube::Error> {
+        let wanted = wanted_taints(node, may_empty, Timestamp::now());
         if wanted == taints(node) {
             return Ok(());
         }
@@ -259,7 +279,7 @@ impl Controller {
     }
 }
 
-fn wanted_taints(node: &Node, all_are_silent: bool, now: Timestamp) -> Vec<Taint> {
+fn wanted_taints(node: &Node, may_empty: bool, now: Timestamp) -> Vec<Taint> {
     let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true);
     let bad = PROBLEMS
         .iter()
@@ -269,7 +289,7 @@ fn wanted_taints(node: &Node, all_are_silent: bool, now: Timestamp) -> Vec<Taint
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
     let gone = wanted.iter().map(|(key, _)| *key).find(|key| [NOT_READY, UNREACHABLE].contains(key));
-    wanted.extend(gone.filter(|_| !all_are_silent).map(|key| (key, "NoExecute")));
+    wanted.extend(gone.filter(|_| may_empty).map(|key| (key, "NoExecute")));
     let ours = |t: &Taint| t.key == UNSCHEDULABLE || PROBLEMS.iter().any(|(_, _, key)| t.key == *key);
     let is_wanted = |t: &Taint| wanted.contains(&(t.key.as_str(), t.effect.as_str()));
     let mut out: Vec<Taint> = taints(node).iter().filter(|t| !ours(t) || is_wanted(t)).cloned().collect();
@@ -317,7 +337,7 @@ mod tests {
     #[test]
     fn taints_follow_conditions_and_leave_those_of_others() {
         let keys = |node: &Node| {
-            wanted_taints(node, false, Timestamp::UNIX_EPOCH)
+            wanted_taints(node, true, Timestamp::UNIX_EPOCH)
                 .iter()
                 .map(|t| format!("{}:{}", t.key, t.effect))
                 .collect::<Vec<_>>()
@@ -326,7 +346,7 @@ mod tests {
             json!([{ "key": "mine", "effect": "NoSchedule" }, { "key": NOT_READY, "effect": "NoExecute" }]);
         assert_eq!(keys(&node("True", false, mine.clone())), ["mine:NoSchedule"]);
         assert_eq!(keys(&node("True", true, json!([]))), ["node.kubernetes.io/unschedulable:NoSchedule"]);
-        let silent = wanted_taints(&node("Unknown", false, json!([])), true, Timestamp::UNIX_EPOCH);
+        let silent = wanted_taints(&node("Unknown", false, json!([])), false, Timestamp::UNIX_EPOCH);
         assert_eq!((silent.len(), silent[0].effect.as_str()), (1, "NoSchedule"), "nobody is evicted");
         let unknown = keys(&node("Unknown", false, mine));
         assert_eq!(

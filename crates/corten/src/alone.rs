@@ -44,7 +44,7 @@ pub async fn controllers(args: ControllerArgs) -> Result<()> {
         node_cidr_mask: args.node_cidr_mask_size,
         root_ca: root_ca(&args)?,
         signing_ca: signing_ca(&args)?,
-        ..corten_controllers::Config::default()
+        ..args.flags.config()
     };
     live(&mut signals, async |parts| {
         let stop = parts.stop();

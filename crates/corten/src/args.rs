@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use corten_controllers::load_balancer::Span;
@@ -141,6 +142,49 @@ pub struct ServerArgs {
     /// Addresses and domain.
     #[command(flatten)]
     pub ranges: Ranges,
+    /// Controllers.
+    #[command(flatten)]
+    pub controllers: ControllerFlags,
+}
+
+/// Settings of the controllers.
+#[derive(Clone, Debug, Args)]
+pub struct ControllerFlags {
+    /// A node that says nothing for so long is not Ready any more.
+    #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = duration, help_heading = "Controllers")]
+    pub node_monitor_grace_period: Duration,
+    /// Nodes a second that begin to be emptied when they fall silent, in each zone.
+    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = rate, help_heading = "Controllers")]
+    pub node_eviction_rate: f64,
+    /// The same while much of a large zone is silent; in a small one nothing is emptied then.
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = rate, help_heading = "Controllers")]
+    pub secondary_node_eviction_rate: f64,
+    /// Share of silent nodes from which a zone counts as disrupted.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = rate, help_heading = "Controllers")]
+    pub unhealthy_zone_threshold: f64,
+    /// A zone with more nodes than this is large.
+    #[arg(long, value_name = "N", default_value_t = 50, help_heading = "Controllers")]
+    pub large_cluster_size_threshold: usize,
+    /// Longest life of the certificates that are signed for nodes and others who ask, and their life when nothing is asked for.
+    #[arg(long, value_name = "DURATION", default_value = "8760h0m0s", value_parser = duration, help_heading = "Controllers")]
+    pub cluster_signing_duration: Duration,
+}
+
+impl ControllerFlags {
+    /// The controllers' settings with these.
+    pub fn config(&self) -> corten_controllers::Config {
+        corten_controllers::Config {
+            node_monitor_grace: self.node_monitor_grace_period,
+            node_eviction: corten_controllers::node_zones::Rates {
+                normal: self.node_eviction_rate,
+                secondary: self.secondary_node_eviction_rate,
+                threshold: self.unhealthy_zone_threshold,
+                large: self.large_cluster_size_threshold,
+            },
+            signing_life: self.cluster_signing_duration,
+            ..corten_controllers::Config::default()
+        }
+    }
 }
 
 /// Which addresses and names a cluster uses.
@@ -352,6 +396,9 @@ pub struct ControllerArgs {
     /// Its key.
     #[arg(long, value_name = "FILE", requires = "cluster_signing_cert_file")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// How they work.
+    #[command(flatten)]
+    pub flags: ControllerFlags,
 }
 
 /// `corten kubeconfig`
@@ -423,6 +470,21 @@ pub enum ImageCommand {
     },
 }
 
+/// A number that is not negative.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate >= 0.0);
+    rate.ok_or_else(|| "a number from 0 on".to_owned())
+}
+
+/// A duration as upstream's flags take it: `1h30m`, `40s`, `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(|error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "a duration is not negative".to_owned())
+}
+
 /// Eleven characters, so that `NAME0` and more fit into an interface name.
 const LONGEST_NAME: usize = 11;
 
@@ -444,6 +506,22 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_written_as_upstream_does() {
+        for (text, seconds) in [
+            ("24h0m0s", Some(86_400)),
+            ("1h30m", Some(5400)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("40s", Some(40)),
+            ("-1s", None),
+            ("7", None),
+            ("", None),
+        ] {
+            assert_eq!(duration(text).ok(), seconds.map(Duration::from_secs), "{text}");
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Cluster {
             root_ca: self.pki.ca_pem().to_owned(),
             load_balancer_pool: self.args.load_balancer_pool.clone(),
             signing_ca: Some(self.pki.ca()?),
-            ..corten_controllers::Config::default()
+            ..self.args.controllers.config()
         };
         let seen = informers.clone();
         parts.start("controllers", async move {
