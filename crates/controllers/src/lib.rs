@@ -32,6 +32,7 @@ pub mod replica;
 pub mod service_account;
 pub mod shell;
 pub mod stateful;
+pub mod token_cleaner;
 
 pub use cluster::{Cluster, Config};
 
@@ -66,6 +67,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         quota::run(&cluster),
         service_account::run(&cluster),
         stateful::run(&cluster),
+        token_cleaner::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),
         replica::run::<k8s_openapi::api::core::v1::ReplicationController>(&cluster),
     );

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use corten_client::Link;
+use futures::future::join_all;
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::args::AgentArgs;
-use crate::join::{self, Part, Server};
+use crate::join::{self, Certified, Part, Server};
 use crate::layout::Layout;
 use crate::node::{Node, Role, Serving};
 use crate::parts::{Parts, live};
 use crate::pid_file::PidFile;
+use crate::renewal::Renewal;
 use crate::signals::Signals;
 use crate::token::Token;
 use crate::{host, ready};
@@ -46,10 +50,16 @@ struct Agent {
 impl Agent {
     async fn start(&self, parts: &mut Parts, started_at: Timestamp) -> Result<()> {
         let server = Server::find(&self.args.server, self.token.as_ref(), &self.layout).await?;
-        let node = self.join(&server, parts).await?;
+        let server = Arc::new(server);
+        let (node, renewals) = self.join(&server, parts).await?;
         self.say(format_args!("joined {} as node {}", server.url(), self.name));
         let (client, stop, name) = ((node.clients)(Role::Kubelet), parts.stop(), self.name.clone());
         node.prepare().await?.start(parts)?;
+        let (asks, end) = (client.clone(), stop.clone());
+        parts.start("certificates", async move {
+            join_all(renewals.into_iter().map(|renewal| renewal.run(asks.clone(), end.clone()))).await;
+            Ok(())
+        });
         let started = self.started;
         parts.start("progress", async move {
             tokio::select! {
@@ -64,21 +74,32 @@ impl Agent {
     }
 
     /// Gets what the node's parts need to be believed, and how the cluster is laid out.
-    async fn join(&self, server: &Server, parts: &Parts) -> Result<Node> {
-        let mut clients = HashMap::new();
+    async fn join(&self, server: &Arc<Server>, parts: &Parts) -> Result<(Node, Vec<Renewal>)> {
+        let (mut clients, mut renewals) = (HashMap::new(), Vec::new());
         for role in Role::ALL {
             let (user, group) = role.identity(&self.name);
             let part = Part { file: role.file(), user: &user, group };
-            let keys = join::client_certificate(server, self.token.as_ref(), &self.layout, &part).await?;
-            clients.insert(role, server.by_certificate(&keys).await?);
+            let certified =
+                join::client_certificate(server, self.token.as_ref(), &self.layout, &part).await?;
+            let link = Link::open(server.by_certificate(certified.keys())?)?;
+            clients.insert(role, link.client());
+            let server = server.clone();
+            let taken = move |new: &Certified| Ok(link.renew(&server.by_certificate(new.keys())?)?);
+            renewals.push(Renewal::new(certified, taken));
         }
         let kubelet = clients[&Role::Kubelet].clone();
         let (user, _) = Role::Kubelet.identity(&self.name);
         let serving =
             join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &[self.ip]).await?;
-        let (cert, key) = serving.pair().read()?;
+        let (cert, key) = serving.keys().pair().read()?;
+        let (renewed, renewals_seen) = watch::channel((Vec::new(), Vec::new()));
+        renewals.push(Renewal::new(serving, move |new: &Certified| {
+            let (cert, key) = new.keys().pair().read()?;
+            renewed.send_replace((cert.into_bytes(), key.into_bytes()));
+            Ok(())
+        }));
         let ranges = join::ranges(&kubelet, &self.layout).await?;
-        Ok(Node {
+        let node = Node {
             cluster: self.args.cluster.name.clone(),
             layout: self.layout.clone(),
             args: self.args.node.clone(),
@@ -86,10 +107,11 @@ impl Agent {
             ip: self.ip,
             ranges,
             informers: None,
-            serving: Serving { cert, key, ca: server.ca_pem().to_owned() },
+            serving: Serving { cert, key, ca: server.ca_pem().to_owned(), renewed: Some(renewals_seen) },
             clients: Arc::new(move |role| clients[&role].clone()),
             stop: parts.stop(),
-        })
+        };
+        Ok((node, renewals))
     }
 
     fn say(&self, what: std::fmt::Arguments<'_>) {

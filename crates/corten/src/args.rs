@@ -52,8 +52,8 @@ pub enum Command {
     ///
     /// The server is a `corten up` or `corten server` that listens where this machine can reach it (--listen 0.0.0.0:6443).
     Agent(Box<AgentArgs>),
-    /// Print the token with which nodes join the cluster on this machine.
-    Token(ClusterArgs),
+    /// Print the token with which nodes join the cluster on this machine, or make and take back others that run out.
+    Token(TokenArgs),
     /// Start only an API server and its store.
     Apiserver(Box<ServerArgs>),
     /// Start only a scheduler, for any Kubernetes API server.
@@ -424,6 +424,41 @@ pub struct DownArgs {
     /// Delete the data directory, too: store, certificates, images and logs.
     #[arg(long)]
     pub purge: bool,
+}
+
+/// `corten token`
+#[derive(Clone, Debug, Args)]
+pub struct TokenArgs {
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do with tokens. Nothing: print the server's own, which does not run out.
+    #[command(subcommand)]
+    pub command: Option<TokenCommand>,
+}
+
+/// What to do with tokens.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it.
+    Create {
+        /// How long nodes can join with it; 0 is for ever.
+        #[arg(long, value_name = "DURATION", default_value = "24h0m0s", value_parser = duration)]
+        ttl: Duration,
+        /// What it is for.
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// List tokens, except the server's own.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Take tokens back. Nodes that have joined stay.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Tokens, or their ids.
+        #[arg(required = true, value_name = "TOKEN")]
+        tokens: Vec<String>,
+    },
 }
 
 /// `corten image`

@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use corten_client::Informer;
+use corten_client::{Informer, Link};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use rustls::client::WebPkiServerVerifier;
@@ -107,50 +106,95 @@ impl Server {
     }
 
     /// A client that shows the token.
-    pub async fn by_token(&self, token: &Token) -> Result<Client> {
-        self.client(json!({ "token": token.bearer() })).await
+    fn by_token(&self, token: &Token) -> Result<Client> {
+        Ok(Link::open(self.config(json!({ "token": token.bearer() }))?)?.client())
     }
 
-    /// A client that shows a certificate.
-    pub async fn by_certificate(&self, keys: &Keys) -> Result<Client> {
+    /// How to come as somebody with a certificate.
+    pub fn by_certificate(&self, keys: &Keys) -> Result<kube::Config> {
         let (cert, key) = keys.pair().read()?;
-        let user =
-            json!({ "client-certificate-data": pki::base64(&cert), "client-key-data": pki::base64(&key) });
-        self.client(user).await
+        self.config(
+            json!({ "client-certificate-data": pki::base64(&cert), "client-key-data": pki::base64(&key) }),
+        )
     }
 
-    async fn client(&self, user: Value) -> Result<Client> {
-        let ca = pki::base64(&self.ca_pem);
-        let kubeconfig: Kubeconfig = serde_json::from_value(json!({
-            "clusters": [{"name": "server", "cluster": {"server": self.url, "certificate-authority-data": ca}}],
-            "users": [{"name": "node", "user": user}],
-            "contexts": [{"name": "node", "context": {"cluster": "server", "user": "node"}}],
-            "current-context": "node",
-        }))?;
-        let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(Client::try_from(config)?)
+    fn config(&self, user: Value) -> Result<kube::Config> {
+        let mut config = kube::Config::new(self.url.parse()?);
+        config.root_cert = Some(vec![CertificateDer::from_pem_slice(self.ca_pem.as_bytes())?.to_vec()]);
+        config.auth_info = serde_json::from_value(user)?;
+        Ok(config)
     }
 }
 
-/// The certificate of one part of the node, asked for behind the token where none is kept that is good for a while.
+/// Keys with a certificate, and what was asked for.
+pub struct Certified {
+    keys: Keys,
+    file: String,
+    user: String,
+    group: String,
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+    signer: &'static str,
+    usages: &'static [&'static str],
+    chance: f64,
+}
+
+impl Certified {
+    /// Opens the keys, as yet perhaps without a certificate that is good.
+    fn open(
+        layout: &Layout,
+        part: &Part<'_>,
+        names: Vec<String>,
+        addresses: &[IpAddr],
+        (signer, usages): (&'static str, &'static [&'static str]),
+    ) -> Result<Self> {
+        let subject = Subject { user: part.user, group: part.group, names: &names, addresses };
+        let keys = Keys::open(&layout.pki(), part.file, &subject)?;
+        let (file, user, group) = (part.file.to_owned(), part.user.to_owned(), part.group.to_owned());
+        let (addresses, chance) = (addresses.to_vec(), rand::random());
+        Ok(Certified { keys, file, user, group, names, addresses, signer, usages, chance })
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// File of both, without ending.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// From 0 to 1, the same as long as this process lives: spreads what many do.
+    pub fn chance(&self) -> f64 {
+        self.chance
+    }
+
+    /// Asks for a certificate and keeps it.
+    pub async fn ask(&self, client: &Client) -> Result<()> {
+        let (names, addresses) = (self.names.as_slice(), self.addresses.as_slice());
+        let subject = Subject { user: &self.user, group: &self.group, names, addresses };
+        certify(client, &self.keys, &subject, self.signer, self.usages).await
+    }
+}
+
+/// The certificate of one part of the node, asked for behind the token where none is kept that is good.
 pub async fn client_certificate(
     server: &Server,
     token: Option<&Token>,
     layout: &Layout,
     part: &Part<'_>,
-) -> Result<Keys> {
-    let subject = Subject { user: part.user, group: part.group, names: &[], addresses: &[] };
-    let keys = Keys::open(&layout.pki(), part.file, &subject)?;
+) -> Result<Certified> {
     let signer = match part.group {
         "system:nodes" => "kubernetes.io/kube-apiserver-client-kubelet",
         _ => "kubernetes.io/kube-apiserver-client",
     };
-    if !keys.are_certified()? {
-        let token = token.context("the node has no certificate that is good for a while, and no --token")?;
-        certify(&server.by_token(token).await?, &keys, &subject, signer, &CLIENT).await?;
+    let certified = Certified::open(layout, part, Vec::new(), &[], (signer, &CLIENT))?;
+    if !certified.keys.are_certified()? {
+        let token = token.context("the node has no certificate that is good, and no --token")?;
+        certified.ask(&server.by_token(token)?).await?;
     }
-    Ok(keys)
+    Ok(certified)
 }
 
 /// The certificate of the kubelet's API, asked for by the node itself.
@@ -160,14 +204,14 @@ pub async fn serving_certificate(
     user: &str,
     name: &str,
     addresses: &[IpAddr],
-) -> Result<Keys> {
-    let names = [name.to_owned()];
-    let subject = Subject { user, group: "system:nodes", names: &names, addresses };
-    let keys = Keys::open(&layout.pki(), "kubelet", &subject)?;
-    if !keys.are_certified()? {
-        certify(client, &keys, &subject, "kubernetes.io/kubelet-serving", &SERVER).await?;
+) -> Result<Certified> {
+    let part = Part { file: "kubelet", user, group: "system:nodes" };
+    let signer: (_, &[_]) = ("kubernetes.io/kubelet-serving", &SERVER);
+    let certified = Certified::open(layout, &part, vec![name.to_owned()], addresses, signer)?;
+    if !certified.keys.are_certified()? {
+        certified.ask(client).await?;
     }
-    Ok(keys)
+    Ok(certified)
 }
 
 /// How the cluster is laid out, as the server published it; as it was told last while the server does not answer.
@@ -238,8 +282,9 @@ async fn certify(
     let made = patiently("a certificate signing request", create).await?;
     let name = made.metadata.name.unwrap_or_default();
     let signed = tokio::time::timeout(SIGNED_WITHIN, signed(requests, &name)).await;
-    let pem =
-        signed.with_context(|| format!("certificate signing request {name} waits to be approved"))??;
+    let pem = signed.with_context(|| {
+        format!("certificate signing request {name} waits to be approved (is there a node of this name?)")
+    })??;
     keys.keep(&String::from_utf8(pem)?)
 }
 

@@ -19,8 +19,10 @@ mod pki;
 mod pod_network;
 mod proxy;
 mod ready;
+mod renewal;
 mod signals;
 mod token;
+mod tokens;
 mod up;
 
 use std::future::Future;
@@ -69,7 +71,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Server(args) => block_on(up::up(*args, With::ControlPlane)),
         Command::Apiserver(args) => block_on(up::up(*args, With::Nothing)),
         Command::Agent(args) => block_on(agent::agent(*args)),
-        Command::Token(args) => token::print(&args),
+        Command::Token(args) => block_on(tokens::token(args)),
         Command::Scheduler(args) => block_on(alone::scheduler(args)),
         Command::ControllerManager(args) => block_on(alone::controllers(args)),
         Command::Proxy(args) => block_on(proxy::alone(*args)),

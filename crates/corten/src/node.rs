@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use corten_client::Informers;
-use corten_kubelet::Kubelet;
+use corten_kubelet::{Kubelet, Renewed};
 use corten_network::PodNetwork;
 use corten_runtime::RuntimeConfig;
 use corten_runtime::image::{ImageStore, StoreConfig};
@@ -65,6 +65,8 @@ pub struct Serving {
     pub key: String,
     /// The CA of those who may ask.
     pub ca: String,
+    /// Newer certificates and their keys, where they are renewed meanwhile.
+    pub renewed: Option<Renewed>,
 }
 
 /// What a node is made of.
@@ -118,6 +120,7 @@ impl Node {
         config.port = self.args.kubelet_port;
         config.serving_cert = Some(self.serving.cert.clone().into_bytes());
         config.serving_key = Some(self.serving.key.clone().into_bytes());
+        config.serving_renewed.clone_from(&self.serving.renewed);
         config.client_ca = Some(self.serving.ca.clone().into_bytes());
         config.cluster_dns = self.args.cluster_dns.clone();
         if config.cluster_dns.is_empty() {

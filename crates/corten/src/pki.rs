@@ -28,6 +28,9 @@ const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Certificates that end sooner than this are made anew.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// A renewal by somebody else's signature takes less than this.
+const RENEWAL: Duration = Duration::from_secs(10);
+
 /// A certificate and its key on disk.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -201,9 +204,14 @@ impl Keys {
         &self.pair
     }
 
-    /// Is there a certificate that is good for a while?
+    /// Is there a certificate that is good now? It is renewed while it is in use.
     pub fn are_certified(&self) -> Result<bool> {
-        Ok(self.pair.cert.exists() && !runs_out(&self.pair.cert)?)
+        Ok(self.pair.cert.exists() && self.life()?.1 > SystemTime::now() + RENEWAL)
+    }
+
+    /// From when until when the certificate is good.
+    pub fn life(&self) -> Result<(SystemTime, SystemTime)> {
+        validity(&self.pair.cert)
     }
 
     /// The signing request, as PEM.
@@ -252,14 +260,19 @@ fn life(length: Duration) -> (time::OffsetDateTime, time::OffsetDateTime) {
     ((now - DAY).into(), (now + length).into())
 }
 
-fn runs_out(cert: &Path) -> Result<bool> {
+fn validity(cert: &Path) -> Result<(SystemTime, SystemTime)> {
     let pem = read(cert)?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes())
         .with_context(|| format!("{} is not PEM", cert.display()))?;
     let parsed = pem.parse_x509().with_context(|| format!("{} is not a certificate", cert.display()))?;
-    let soon = SystemTime::now() + RENEW_BEFORE;
-    let soon = i64::try_from(soon.duration_since(UNIX_EPOCH)?.as_secs())?;
-    Ok(parsed.validity().not_after.timestamp() < soon)
+    let at = |time: x509_parser::time::ASN1Time| {
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+    };
+    Ok((at(parsed.validity().not_before), at(parsed.validity().not_after)))
+}
+
+fn runs_out(cert: &Path) -> Result<bool> {
+    Ok(validity(cert)?.1 < SystemTime::now() + RENEW_BEFORE)
 }
 
 fn pair(dir: &Path, file: &str) -> Pair {

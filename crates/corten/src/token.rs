@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::args::ClusterArgs;
 use crate::layout::Layout;
 use crate::pki;
 
@@ -35,10 +34,15 @@ impl Token {
         if let Ok(text) = std::fs::read_to_string(path) {
             return Token::parse(text.trim()).with_context(|| format!("{}", path.display()));
         }
-        let (id, secret) = (random_text(ID_LENGTH)?, random_text(SECRET_LENGTH)?);
-        let token = Token { ca_hash: hash(ca_der), id, secret };
+        let token = Token::new(ca_der)?;
         pki::write(path, format!("{}\n", token.text()).as_bytes(), 0o600)?;
         Ok(token)
+    }
+
+    /// A new one for the cluster with this CA.
+    pub fn new(ca_der: &[u8]) -> Result<Self> {
+        let (id, secret) = (random_text(ID_LENGTH)?, random_text(SECRET_LENGTH)?);
+        Ok(Token { ca_hash: hash(ca_der), id, secret })
     }
 
     /// From its text.
@@ -87,9 +91,9 @@ impl fmt::Debug for Token {
     }
 }
 
-/// `corten token`: prints the token of a server on this machine.
-pub fn print(args: &ClusterArgs) -> Result<()> {
-    let path = Layout::new(&args.data_dir())?.token();
+/// Prints the token of the server on this machine.
+pub fn print(layout: &Layout) -> Result<()> {
+    let path = layout.token();
     let text = std::fs::read_to_string(&path).with_context(|| format!("no token at {}", path.display()))?;
     print!("{text}");
     Ok(())

@@ -159,7 +159,7 @@ impl Cluster {
             ip: self.node_ip,
             ranges: self.args.ranges.clone(),
             informers: Some(informers.clone()),
-            serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned() },
+            serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned(), renewed: None },
             clients: Arc::new(move |role| {
                 let (user, group) = role.identity(&name);
                 client(&api, &user, Some(group).filter(|group| !group.is_empty()).as_slice())

@@ -8,6 +8,9 @@ use std::time::Duration;
 use corten_client::Informers;
 use k8s_openapi::api::core::v1::Taint;
 
+/// Certificates (PEM) that take the place of one another, each with its key; empty until there is a newer one.
+pub type Renewed = tokio::sync::watch::Receiver<(Vec<u8>, Vec<u8>)>;
+
 /// Settings of a kubelet. [`Config::new`] fills in upstream's defaults.
 #[derive(Clone)]
 pub struct Config {
@@ -33,6 +36,8 @@ pub struct Config {
     pub serving_cert: Option<Vec<u8>>,
     /// PEM of the key of `serving_cert`.
     pub serving_key: Option<Vec<u8>>,
+    /// Newer ones, to be shown from then on.
+    pub serving_renewed: Option<Renewed>,
     /// PEM of the CA whose clients may use the kubelet's API.
     pub client_ca: Option<Vec<u8>>,
     /// Addresses of the cluster's DNS.
@@ -94,6 +99,7 @@ impl Config {
             port: 10250,
             serving_cert: None,
             serving_key: None,
+            serving_renewed: None,
             client_ca: None,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),

@@ -28,5 +28,5 @@ mod server;
 mod termination;
 mod volume;
 
-pub use config::{Config, KUBELET_VERSION};
+pub use config::{Config, KUBELET_VERSION, Renewed};
 pub use kubelet::{Error, Kubelet};

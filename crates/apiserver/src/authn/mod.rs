@@ -1,5 +1,6 @@
-//! Who asks: client certificate, service account token, static token, or nobody.
+//! Who asks: client certificate, static token, bootstrap token, service account token, or nobody.
 
+mod bootstrap;
 mod jwks;
 pub mod token;
 mod x509;
@@ -57,11 +58,14 @@ impl ApiServer {
         }
     }
 
-    /// The user of a bearer token: static tokens first, then service accounts.
+    /// The user of a bearer token: static tokens first, then bootstrap tokens, then service accounts.
     pub(crate) async fn authenticate_token(&self, token: &str) -> Option<Arc<User>> {
         let fixed = self.config().static_tokens.iter().find(|(t, _)| constant_time_eq(t, token));
         if let Some((_, user)) = fixed {
             return Some(Arc::new(user.clone()));
+        }
+        if let Some(user) = self.authenticate_bootstrap_token(token).await {
+            return Some(Arc::new(user));
         }
         let review = self.review_account_token(token, &[]).await.ok()?;
         Some(Arc::new(review.user))

@@ -11,9 +11,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
-/// Longest life of a certificate, and its life when the request names none.
-const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Certificates are valid from a little earlier on, for clocks that are not quite together.
+/// Certificates are valid from a little earlier on, for clocks that are not quite together; short ones by a tenth of their life.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// Group of those who join with a token.
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
@@ -152,23 +150,26 @@ impl Wanted {
         }
     }
 
-    /// May it be approved without a person? Who has the join token may become a node and a node's parts; a node renews what
-    /// it is, and gets serving certificates for its own name and addresses that belong to no other node.
+    /// May it be approved without a person? Who has a join token may become a node and a node's parts, but not the node that
+    /// another machine is already (upstream's kubeadm looks at that, too, though only in the client); a node renews what it and
+    /// its parts are, and gets serving certificates for its own name and addresses that belong to no other node.
     pub fn is_trusted(
         &self,
         signer: Signer,
         by: &Requestor<'_>,
         is_of_another: impl Fn(&str, IpAddr) -> bool,
+        is_ready: impl Fn(&str) -> bool,
     ) -> bool {
         let joins = by.groups.iter().any(|group| group == BOOTSTRAPPERS);
-        let itself = by.user == self.common_name && by.groups.iter().any(|group| group == NODES);
+        let is_node = by.groups.iter().any(|group| group == NODES);
+        let itself = is_node && by.user == self.common_name;
         let name = self.common_name.strip_prefix(NODE_USER).unwrap_or_default();
         match signer {
             Signer::Client => {
                 let part = NODE_PARTS.contains(&&*self.common_name);
-                joins && part && self.organizations.is_empty() && !self.has_names()
+                (joins || is_node) && part && self.organizations.is_empty() && !self.has_names()
             }
-            Signer::KubeletClient => joins || itself,
+            Signer::KubeletClient => itself || joins && !is_ready(name),
             Signer::KubeletServing => {
                 itself
                     && self.dns_names.iter().all(|dns| dns == name || dns == "localhost")
@@ -181,16 +182,17 @@ impl Wanted {
 /// The cluster's CA with its key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    longest: Duration,
 }
 
 impl Authority {
-    /// From PEM.
+    /// From PEM; `longest` is the longest life of a certificate, and its life when the request names none.
     ///
     /// Errors: text for the operator.
-    pub fn new(ca_cert: &str, ca_key: &str) -> Result<Self, String> {
+    pub fn new(ca_cert: &str, ca_key: &str, longest: Duration) -> Result<Self, String> {
         let key = KeyPair::from_pem(ca_key).map_err(|error| format!("CA key: {error}"))?;
         let issuer = Issuer::from_ca_cert_pem(ca_cert, key).map_err(|error| format!("CA: {error}"))?;
-        Ok(Authority { issuer })
+        Ok(Authority { issuer, longest })
     }
 
     /// The certificate, as PEM. It says what was checked and nothing else of the request.
@@ -217,8 +219,9 @@ impl Authority {
                 _ => ExtendedKeyUsagePurpose::ClientAuth,
             }];
             params.use_authority_key_identifier_extension = true;
-            params.not_before = (now - BACKDATE).into();
-            params.not_after = (now + life.unwrap_or(LONGEST_LIFE).min(LONGEST_LIFE)).into();
+            let life = life.unwrap_or(self.longest).min(self.longest);
+            params.not_before = (now - BACKDATE.min(life / 10)).into();
+            params.not_after = (now + life).into();
             Ok(params.signed_by(&wanted.key, &self.issuer)?.pem())
         };
         if wanted.organizations.len() > 1 {
@@ -285,13 +288,22 @@ mod tests {
             (Signer::KubeletServing, request(n1, NODES, &["192.0.2.2"]), n1, &nodes, false),
             (Signer::KubeletServing, request(n1, NODES, &["kubernetes"]), n1, &nodes, false),
             (Signer::Client, request("system:kube-proxy", "", &[]), "system:bootstrap:a", &joins, true),
-            (Signer::Client, request("system:kube-proxy", "", &[]), n1, &nodes, false),
+            (Signer::Client, request("system:kube-proxy", "", &[]), n1, &nodes, true),
+            (Signer::Client, request("system:kube-scheduler", "", &[]), n1, &nodes, false),
+            (
+                Signer::KubeletClient,
+                request("system:node:n2", NODES, &[]),
+                "system:bootstrap:a",
+                &joins,
+                false,
+            ),
+            (Signer::KubeletClient, request("system:node:n2", NODES, &[]), "system:node:n2", &nodes, true),
             (Signer::Client, request("jane", "", &[]), "system:bootstrap:a", &joins, false),
             (Signer::Client, request("system:kube-proxy", "x", &[]), "system:bootstrap:a", &joins, false),
         ];
         for (signer, wanted, user, groups, good) in cases {
             let by = Requestor { user, groups };
-            let trusted = wanted.is_trusted(signer, &by, of_another);
+            let trusted = wanted.is_trusted(signer, &by, of_another, |name| name == "n2");
             assert_eq!(trusted, good, "{signer:?} {} by {user}", wanted.common_name);
         }
     }
@@ -301,7 +313,12 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = Authority::new(&ca.self_signed(&key).unwrap().pem(), &key.serialize_pem()).unwrap();
+        let authority = Authority::new(
+            &ca.self_signed(&key).unwrap().pem(),
+            &key.serialize_pem(),
+            Duration::from_secs(7200),
+        )
+        .unwrap();
         let wanted = request("system:node:n1", NODES, &["n1", "192.0.2.1"]);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let life = Some(Duration::from_secs(3600));

@@ -31,7 +31,7 @@ struct Certificates {
 /// Approves and signs until the cluster's stop; without a CA nobody can.
 pub async fn run(cluster: &Arc<Cluster>) {
     let Some((cert, key)) = &cluster.config.signing_ca else { return };
-    let authority = match Authority::new(cert, key) {
+    let authority = match Authority::new(cert, key, cluster.config.signing_life) {
         Ok(authority) => authority,
         Err(error) => return tracing::warn!(error, "certificate signing requests stay unsigned"),
     };
@@ -41,6 +41,12 @@ pub async fn run(cluster: &Arc<Cluster>) {
     let adds = queue.clone();
     requests.on_change(move |change: &corten_client::Change<CertificateSigningRequest>| {
         adds.add(change.object().metadata.name.clone().unwrap_or_default());
+    });
+    let (adds, open) = (queue.clone(), requests.clone());
+    // A name may have become free.
+    cluster.nodes.on_change(move |_| {
+        let open = open.list().into_iter().filter(|request| is_open(request));
+        open.for_each(|request| adds.add(request.metadata.name.clone().unwrap_or_default()));
     });
     let me = Arc::new(Certificates { cluster: cluster.clone(), authority, requests });
     let reconcile = move |name| {
@@ -93,7 +99,8 @@ impl Certificates {
         if !has(request, "Approved") {
             let groups = spec.groups.clone().unwrap_or_default();
             let by = Requestor { user: spec.username.as_deref().unwrap_or_default(), groups: &groups };
-            let trusted = wanted.is_trusted(signer, &by, |node, address| self.is_of_another(node, address));
+            let of_another = |node: &str, address| self.is_of_another(node, address);
+            let trusted = wanted.is_trusted(signer, &by, of_another, |node| self.is_ready(node));
             let why = "Approved for a node that joined with a token or renews what it is.";
             return trusted.then(|| ("approval", self.condition(request, "Approved", "AutoApproved", why)));
         }
@@ -122,6 +129,14 @@ impl Certificates {
             "lastUpdateTime": now, "lastTransitionTime": now}));
         json!({"metadata": {"resourceVersion": request.metadata.resource_version},
             "status": {"conditions": conditions}})
+    }
+
+    /// Is there a node of this name that works?
+    fn is_ready(&self, node: &str) -> bool {
+        let node = self.cluster.nodes.get(&Key::new("", node));
+        let status = node.as_ref().and_then(|node| node.status.as_ref());
+        let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
 
     /// Does a node of another name have the address?

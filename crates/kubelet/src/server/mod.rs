@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::query::Query;
 use self::tls::Peer;
+use crate::config::Renewed;
 use crate::host::Host;
 use crate::kubelet::Error;
 use crate::pod::manager::Manager;
@@ -87,7 +88,17 @@ impl Server {
             0 => any_port(listen, &config.data_dir.join(PORT_FILE)).await?,
             _ => TcpListener::bind(listen).await?,
         };
+        corten_sys::sockets::ask_whether_peers_live(&listener)?;
         Ok(Some(Self { listener, acceptor: TlsAcceptor::from(Arc::new(tls)) }))
+    }
+
+    /// Shows another certificate from now on.
+    fn show(&mut self, host: &Host, cert: &[u8], key: &[u8]) {
+        let Some(ca) = &host.config.client_ca else { return };
+        match tls::server_config(cert, key, ca) {
+            Ok(config) => self.acceptor = TlsAcceptor::from(Arc::new(config)),
+            Err(error) => tracing::warn!(error, "the kubelet keeps its old certificate"),
+        }
     }
 
     /// The port in use.
@@ -96,13 +107,18 @@ impl Server {
     }
 
     /// Serves until the kubelet stops.
-    pub async fn run(self, host: Arc<Host>, manager: Manager) {
+    pub async fn run(mut self, host: Arc<Host>, manager: Manager) {
+        let mut renewed = host.config.serving_renewed.clone();
         let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
         let context = Context { host: host.clone(), manager };
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
+                (cert, key) = newer(&mut renewed) => {
+                    self.show(&host, &cert, &key);
+                    continue;
+                }
                 () = host.stop.cancelled() => return,
             };
             match accepted {
@@ -118,6 +134,16 @@ impl Server {
             }
         }
     }
+}
+
+/// The next certificate and its key; never, where none will come.
+async fn newer(renewed: &mut Option<Renewed>) -> (Vec<u8>, Vec<u8>) {
+    if let Some(seen) = renewed
+        && seen.changed().await.is_ok()
+    {
+        return seen.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }
 
 /// Any free port; the last one, if it is still free: then what the Node object says about a kubelet that was restarted
