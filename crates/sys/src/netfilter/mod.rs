@@ -2,11 +2,13 @@
 //!
 //! Everything acts on the network namespace of the thread that opened the [`Socket`].
 
+mod changes;
 pub mod conntrack;
 pub mod nft;
 mod socket;
 mod wire;
 
+pub use changes::{Changed, Changes, generation};
 pub use socket::Socket;
 
 /// IP family of a table or a flow.

@@ -10,7 +10,7 @@ use super::wire::{ACK, APPEND, CREATE, DUMP, FULL_HEADER, HEADER, Open, REQUEST,
 use super::{Family, Socket};
 use crate::error::Result;
 
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// An attribute's length has 16 bits: elements are sent in portions.
@@ -31,6 +31,7 @@ enum Kind {
     NewRule = 6,
     DelRule = 8,
     NewSet = 9,
+    DelSet = 11,
     NewElements = 12,
     GetElements = 13,
     DelElements = 14,
@@ -74,6 +75,8 @@ pub enum ChainType {
 pub enum Verdict {
     /// Gone without an answer.
     Drop,
+    /// On to the next base chain.
+    Accept,
     /// Back to the chain that jumped here.
     Return,
     /// Into that chain, and back.
@@ -321,6 +324,14 @@ impl Batch {
         w.end_message(open);
     }
 
+    /// Removes a set that no rule looks into.
+    pub fn delete_set(&mut self, table: &Table, name: &str) {
+        let open = self.message(Kind::DelSet, 0, table.family);
+        self.writer.name(1, &table.name);
+        self.writer.name(2, name);
+        self.writer.end_message(open);
+    }
+
     /// Puts elements into a set. One that is there with another value is an error.
     pub fn add_elements<'a>(
         &mut self,
@@ -395,6 +406,7 @@ fn milliseconds(time: Duration) -> u64 {
 fn write_verdict(writer: &mut Writer, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
         Verdict::Return => (-5, None),
         Verdict::Jump(chain) => (-3, Some(chain)),
         Verdict::Goto(chain) => (-4, Some(chain)),
@@ -450,7 +462,7 @@ pub enum Side {
 }
 
 /// The expressions of one rule, in the order in which they run. An expression that does not match ends the rule.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     expressions: Writer,
 }
@@ -519,11 +531,32 @@ impl Rule {
 
     /// Goes on only if the register is equal (or is not equal) to these bytes.
     pub fn compare(self, register: u32, is_equal: bool, bytes: &[u8]) -> Self {
+        self.compare_as(register, u32::from(!is_equal), bytes)
+    }
+
+    /// Goes on only if the register, as a big-endian number, is these bytes or more.
+    pub fn at_least(self, register: u32, bytes: &[u8]) -> Self {
+        const AT_LEAST: u32 = 5;
+        self.compare_as(register, AT_LEAST, bytes)
+    }
+
+    /// Goes on only if the register, as a big-endian number, is these bytes or less.
+    pub fn at_most(self, register: u32, bytes: &[u8]) -> Self {
+        const AT_MOST: u32 = 3;
+        self.compare_as(register, AT_MOST, bytes)
+    }
+
+    fn compare_as(self, register: u32, operator: u32, bytes: &[u8]) -> Self {
         self.with("cmp", |w| {
             w.number(1, register);
-            w.number(2, u32::from(!is_equal));
+            w.number(2, operator);
             w.nested(3, |w| w.attribute(1, bytes));
         })
+    }
+
+    /// Counts packets and bytes, for people who list the rules.
+    pub fn counter(self) -> Self {
+        self.with("counter", |_| {})
     }
 
     /// `register = register & mask ^ xor`.
@@ -619,6 +652,19 @@ impl Rule {
             w.number(1, VERDICT_REGISTER);
             w.nested(2, |w| write_verdict(w, verdict));
         })
+    }
+}
+
+/// Is there a table of that name? `family` is one of `NFPROTO_*`: 1 inet, 2 IPv4, 10 IPv6.
+pub fn has_table(socket: &Socket, family: u8, name: &str) -> Result<bool> {
+    const GET_TABLE: u16 = 1;
+    let mut writer = Writer::default();
+    let open = writer.message((SUBSYSTEM << 8) | GET_TABLE, REQUEST, 1, family, 0);
+    writer.name(1, name);
+    writer.end_message(open);
+    match socket.ask(&writer.bytes, &format!("look for table {name}"), |_| {}) {
+        Err(error) if error.is_missing() => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

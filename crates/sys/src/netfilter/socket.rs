@@ -7,7 +7,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBuf, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, getsockopt, recv, send, setsockopt, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, getsockopt,
+    recv, send, setsockopt, socket,
 };
 
 use super::wire::{self, Message, messages};
@@ -39,12 +40,20 @@ impl Socket {
         let protocol = SockProtocol::NetlinkNetFilter;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
             .doing(|| "open a netfilter socket".into())?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).doing(|| "bind a netfilter socket".into())?;
         let socket = Socket { fd };
         socket.option(libc::NETLINK_CAP_ACK)?;
         socket.option(libc::NETLINK_EXT_ACK)?;
         // Not allowed in a user namespace: then the system's limit must do.
         let _ = setsockopt(&socket.fd, RcvBufForce, &RECEIVE_QUEUE);
         Ok(socket)
+    }
+
+    /// The number by which the kernel knows this socket; it signs what the socket changes.
+    pub fn port(&self) -> Result<u32> {
+        let address: NetlinkAddr =
+            getsockname(self.fd.as_raw_fd()).doing(|| "the address of a netfilter socket".into())?;
+        Ok(address.pid())
     }
 
     fn option(&self, name: libc::c_int) -> Result<()> {
@@ -107,6 +116,20 @@ impl Socket {
                 });
             }
         }
+        match failure {
+            Some(errno) => Err(Error { what: what.into(), source: std::io::Error::from_raw_os_error(errno) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a request that has one answer, and hands it to `each`: everything behind `nlmsghdr`.
+    pub(super) fn ask(&self, bytes: &[u8], what: &str, mut each: impl FnMut(&[u8])) -> Result<()> {
+        self.send(bytes)?;
+        let mut failure = None;
+        self.receive_all(|message| match message.kind {
+            NLMSG_ERROR => failure = read_error(&message).map(|(_, errno, _)| errno).or(failure),
+            _ => each(message.body),
+        })?;
         match failure {
             Some(errno) => Err(Error { what: what.into(), source: std::io::Error::from_raw_os_error(errno) }),
             None => Ok(()),
