@@ -91,6 +91,17 @@ pub trait Backend: Send {
 
     /// Removes everything that this mode put on the host for this cluster; fine when nothing is there.
     async fn cleanup(&mut self) -> Result<(), Error>;
+
+    /// Returns when somebody else may have changed what is on the host for this mode: the next call is `sync_all`. Never
+    /// returns where nobody tells. Giving up waiting loses nothing.
+    async fn disturbed(&mut self) {
+        std::future::pending().await
+    }
+
+    /// May the regular full sync be passed over, because [`Backend::disturbed`] hears of everything that anybody changes?
+    fn hears_all(&self) -> bool {
+        false
+    }
 }
 
 /// A back end that remembers what it was told, and fails as often as it is told to.

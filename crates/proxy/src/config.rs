@@ -13,6 +13,9 @@ pub const MASQUERADE_MARK: u32 = 1 << 14;
 /// Changes that come within this time are carried out together; the first after a quiet time goes at once.
 pub const DEFAULT_MIN_SYNC: Duration = Duration::from_millis(10);
 
+/// Upstream's default of the time between two regular looks at the whole.
+pub const DEFAULT_SYNC_PERIOD: Duration = Duration::from_secs(30);
+
 /// Configuration of one proxy.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,8 +37,12 @@ pub struct Config {
     pub node_port_addresses: Vec<IpNet>,
     /// Least time between two changes of the host.
     pub min_sync: Duration,
+    /// At the latest after so long, everything is written anew where this host does not tell of changes by others.
+    pub sync_period: Duration,
     /// Where `/healthz` and `/livez` are served; none: nowhere.
     pub healthz: Option<SocketAddr>,
+    /// Where `/metrics` and `/proxyMode` are served; none: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Config {
@@ -51,7 +58,9 @@ impl Config {
             masquerade_all: false,
             node_port_addresses: Vec::new(),
             min_sync: DEFAULT_MIN_SYNC,
+            sync_period: DEFAULT_SYNC_PERIOD,
             healthz: None,
+            metrics: None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Small HTTP servers: `/healthz` and `/livez` of the proxy, and one for each healthCheckNodePort, by which load balancers find the
+//! Small HTTP servers: `/healthz` and `/livez` of the proxy, its `/metrics`, and one for each healthCheckNodePort, by which load balancers find the
 //! nodes that have an endpoint.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,11 +14,13 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::backend::Mode;
+use crate::metrics::Metrics;
 use crate::ruleset::HealthCheck;
 
 /// A proxy whose changes do not get through for so long is not healthy (upstream: twice its sync period).
@@ -69,36 +71,50 @@ impl Health {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Upstream's bodies: while changes get through, the last update is now.
     fn answer(&self, path: &str) -> Answer {
         let state = self.with(|state| *state);
         let is_live = self.is_live(Instant::now());
         let is_good = match path {
             "/healthz" => is_live && !state.is_leaving,
             "/livez" => is_live,
-            _ => {
-                return Answer {
-                    is_good: false,
-                    status: StatusCode::NOT_FOUND,
-                    weight: None,
-                    body: json!({}),
-                };
-            }
+            _ => return Answer::missing(),
         };
-        let (now, updated) = (Timestamp::now(), state.updated);
-        let body = json!({
-            "lastUpdated": updated.map(|t| t.to_string()),
-            "currentTime": now.to_string(),
-            "nodeEligible": !state.is_leaving,
-        });
-        Answer { is_good, status: status(is_good), weight: None, body }
+        let now = Timestamp::now();
+        let updated = if is_good { Some(now) } else { state.updated };
+        let mut body =
+            json!({ "lastUpdated": updated.map(|t| t.to_string()), "currentTime": now.to_string() });
+        if path == "/healthz" {
+            body["nodeEligible"] = (!state.is_leaving).into();
+        }
+        Answer::json(is_good, body.to_string())
     }
 }
 
 struct Answer {
-    is_good: bool,
     status: StatusCode,
+    content_type: &'static str,
     weight: Option<usize>,
-    body: Value,
+    body: String,
+}
+
+impl Answer {
+    fn json(is_good: bool, body: String) -> Self {
+        Answer { status: status(is_good), content_type: "application/json", weight: None, body }
+    }
+
+    fn text(body: String) -> Self {
+        Answer {
+            status: StatusCode::OK,
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            weight: None,
+            body,
+        }
+    }
+
+    fn missing() -> Self {
+        Answer { status: StatusCode::NOT_FOUND, ..Answer::text("404 page not found\n".to_owned()) }
+    }
 }
 
 fn status(is_good: bool) -> StatusCode {
@@ -108,11 +124,31 @@ fn status(is_good: bool) -> StatusCode {
 type Responder = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
 /// Serves `/healthz` and `/livez` until `stop`.
-pub(crate) fn serve_proxy(at: SocketAddr, health: Health, stop: CancellationToken) {
+pub(crate) fn serve_proxy(at: SocketAddr, health: Health, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let respond = move |path: &str| {
+        let answer = health.answer(path);
+        metrics.asked(path, answer.status.as_u16());
+        answer
+    };
+    serve_at(at, "health", Arc::new(respond), stop);
+}
+
+/// Serves `/metrics`, `/proxyMode` and, as upstream does there, a plain `/healthz` until `stop`.
+pub(crate) fn serve_metrics(at: SocketAddr, mode: Mode, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let respond = move |path: &str| match path {
+        "/metrics" => Answer::text(metrics.text()),
+        "/proxyMode" => Answer::text(mode.name().to_owned()),
+        "/healthz" => Answer::text("ok".to_owned()),
+        _ => Answer::missing(),
+    };
+    serve_at(at, "metrics", Arc::new(respond), stop);
+}
+
+fn serve_at(at: SocketAddr, what: &'static str, respond: Responder, stop: CancellationToken) {
     tokio::spawn(async move {
         match TcpListener::bind(at).await {
-            Ok(listener) => serve(listener, Arc::new(move |path| health.answer(path)), stop).await,
-            Err(error) => tracing::warn!(%at, %error, "health is not served"),
+            Ok(listener) => serve(listener, respond, stop).await,
+            Err(error) => tracing::warn!(%at, %error, what, "not served"),
         }
     });
 }
@@ -182,7 +218,7 @@ fn node_port_answer(check: &HealthCheck, is_live: bool) -> Answer {
         "localEndpoints": check.local_endpoints,
         "serviceProxyHealthy": is_live,
     });
-    Answer { is_good, status: status(is_good), weight: Some(check.local_endpoints), body }
+    Answer { weight: Some(check.local_endpoints), ..Answer::json(is_good, body.to_string()) }
 }
 
 async fn serve(listener: TcpListener, respond: Responder, stop: CancellationToken) {
@@ -218,15 +254,14 @@ async fn serve(listener: TcpListener, respond: Responder, stop: CancellationToke
 }
 
 fn response(answer: &Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(answer.body.to_string()));
+    let mut response = Response::new(Full::from(answer.body.clone()));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+    headers.insert("content-type", http::HeaderValue::from_static(answer.content_type));
     headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
     if let Some(weight) = answer.weight {
         headers.insert("x-load-balancing-endpoint-weight", weight.into());
     }
-    debug_assert_eq!(answer.is_good, answer.status == StatusCode::OK, "only good news are OK");
     response
 }
 
@@ -248,6 +283,13 @@ mod tests {
         health.leaving(true);
         let status = ["/healthz", "/livez", "/"].map(|path| health.answer(path).status.as_u16());
         assert_eq!(status, [503, 200, 404]);
+        let body =
+            |path: &str| -> serde_json::Value { serde_json::from_str(&health.answer(path).body).unwrap() };
+        assert_eq!(body("/healthz")["nodeEligible"], false);
+        assert_eq!(body("/healthz")["lastUpdated"], "1970-01-01T00:00:00Z", "what fails says since when");
+        let live = body("/livez");
+        assert_eq!(live["lastUpdated"], live["currentTime"], "what works is up to date");
+        assert!(live.get("nodeEligible").is_none());
     }
 
     async fn get(port: u16) -> String {

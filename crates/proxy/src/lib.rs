@@ -5,11 +5,13 @@
 
 pub mod backend;
 mod config;
+mod file;
 mod flows;
 mod guard;
 pub mod health;
 mod iptables;
 mod ipvs;
+mod metrics;
 mod modes;
 pub mod nftables;
 mod plan;
@@ -19,9 +21,11 @@ mod run;
 #[cfg(test)]
 mod testing;
 mod userspace;
+mod watch;
 
 pub use backend::{Backend, Error, Mode, Recorder};
-pub use config::{Config, DEFAULT_MIN_SYNC, MASQUERADE_MARK};
+pub use config::{Config, DEFAULT_MIN_SYNC, DEFAULT_SYNC_PERIOD, MASQUERADE_MARK};
+pub use file::{File, FileError};
 pub use iptables::Iptables;
 pub use ipvs::Ipvs;
 pub use modes::{backend_of, cleanup, cleanup_others};

@@ -12,12 +12,14 @@ use corten_client::kube::{Api, Client};
 use corten_client::{Change as Event, Informer, Key};
 use corten_sys::netfilter::Socket;
 use tokio::sync::Notify;
+use tokio::time::Instant as Clock;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Error};
 use crate::config::Config;
 use crate::flows::Stale;
-use crate::health::{Health, NodePorts, serve_proxy};
+use crate::health::{Health, NodePorts, serve_metrics, serve_proxy};
+use crate::metrics::Metrics;
 use crate::plan::{Node, Planner, service_of};
 use crate::ruleset::Change;
 
@@ -25,6 +27,12 @@ use crate::ruleset::Change;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait after failures.
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// After a repair, so long nobody else is listened to: two that fight over rules must not take all of the machine.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// Of what happened between two syncs, so many times are kept for the figures.
+const MOST_TRIGGERS: usize = 1024;
+/// The annotation of a slice that says when what it shows happened.
+const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The cluster autoscaler's sign that a node goes.
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// What upstream's proxy watches: neither headless services nor those of other proxies.
@@ -75,10 +83,14 @@ async fn work_with(
     stop: CancellationToken,
 ) {
     let health = Health::default();
+    let metrics = Arc::new(Metrics::new(config.mode));
     if let Some(at) = config.healthz {
-        serve_proxy(at, health.clone(), stop.clone());
+        serve_proxy(at, health.clone(), metrics.clone(), stop.clone());
     }
-    let pending = Pending::listen(&inputs);
+    if let Some(at) = config.metrics {
+        serve_metrics(at, config.mode, metrics.clone(), stop.clone());
+    }
+    let pending = Pending::listen(&inputs, &metrics);
     let flows = Socket::open().map(Arc::new);
     if let Err(error) = &flows {
         tracing::warn!(%error, "stale flows stay");
@@ -88,6 +100,9 @@ async fn work_with(
         checks: NodePorts::new(health.clone()),
         flows: flows.ok(),
         is_unknown: true,
+        full_at: Clock::now(),
+        repaired_at: None,
+        metrics,
         may_have_others,
         backend,
         inputs,
@@ -118,17 +133,27 @@ struct Waiting {
     services: BTreeSet<Key>,
     slices: HashMap<Key, BTreeMap<String, Arc<EndpointSlice>>>,
     has_node_changed: bool,
+    /// When what waits happened, as far as slices say; only what happened while this proxy ran.
+    triggers: Vec<Timestamp>,
 }
 
 impl Pending {
-    fn listen(inputs: &Inputs) -> Self {
+    fn listen(inputs: &Inputs, metrics: &Arc<Metrics>) -> Self {
         let pending = Pending::default();
-        let me = pending.clone();
-        inputs
-            .services
-            .on_change(move |event| me.tell(|waiting| waiting.services.extend([Key::of(&**event.object())])));
-        let me = pending.clone();
-        inputs.slices.on_change(move |event| me.tell(|waiting| waiting.slice(event)));
+        let (me, figures) = (pending.clone(), metrics.clone());
+        inputs.services.on_change(move |event| {
+            figures.service_changed(Timestamp::now());
+            me.tell(|waiting| waiting.services.extend([Key::of(&**event.object())]));
+        });
+        let (me, figures, begin) = (pending.clone(), metrics.clone(), Timestamp::now());
+        inputs.slices.on_change(move |event| {
+            figures.endpoints_changed(Timestamp::now());
+            me.tell(|waiting| {
+                waiting.triggers.extend(trigger(event).filter(|at| *at > begin));
+                waiting.triggers.truncate(MOST_TRIGGERS);
+                waiting.slice(event);
+            });
+        });
         let me = pending.clone();
         inputs.nodes.on_change(move |_| me.tell(|waiting| waiting.has_node_changed = true));
         pending
@@ -168,6 +193,17 @@ impl Waiting {
     }
 }
 
+/// When what a new state of a slice shows happened.
+fn trigger(event: &Event<EndpointSlice>) -> Option<Timestamp> {
+    let of = |slice: &EndpointSlice| slice.metadata.annotations.as_ref()?.get(TRIGGER).cloned();
+    let text = match event {
+        Event::Added(new) => of(new),
+        Event::Updated { old, new } => of(new).filter(|text| of(old).as_ref() != Some(text)),
+        Event::Deleted(_) => None,
+    };
+    text?.parse().ok()
+}
+
 struct Proxy {
     inputs: Inputs,
     config: Config,
@@ -176,6 +212,11 @@ struct Proxy {
     backend: Box<dyn Backend>,
     /// What the host has is not known: the next attempt is a full sync.
     is_unknown: bool,
+    /// The last full sync.
+    full_at: Clock,
+    /// The last one because of somebody else.
+    repaired_at: Option<Clock>,
+    metrics: Arc<Metrics>,
     /// An earlier life may have used another mode.
     may_have_others: bool,
     flows: Option<Arc<Socket>>,
@@ -193,22 +234,48 @@ impl Proxy {
             match self.step().await {
                 Ok(()) => failures = 0,
                 Err(error) => {
+                    self.metrics.failed();
                     failures = failures.saturating_add(1);
                     tracing::warn!(%error, failures, "services are not up to date on this host, trying again");
                 }
             }
             if failures == 0 {
                 tokio::time::sleep(self.config.min_sync).await;
-                self.pending.shared.wake.notified().await;
+                self.wait().await;
             } else {
                 tokio::time::sleep(retry_after(failures)).await;
             }
         }
     }
 
+    /// Until something changed in the cluster, somebody else changed our rules, or a regular full sync is due.
+    async fn wait(&mut self) {
+        let shared = self.pending.shared.clone();
+        let backend = &mut self.backend;
+        let quiet_until = self.repaired_at.map(|at| at + REPAIR_PAUSE);
+        let disturbed = async {
+            if let Some(until) = quiet_until {
+                tokio::time::sleep_until(until).await;
+            }
+            backend.disturbed().await;
+        };
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            () = disturbed => {
+                tracing::warn!("somebody else changed rules of services, they are written anew");
+                self.metrics.disturbed();
+                (self.is_unknown, self.repaired_at) = (true, Some(Clock::now()));
+            }
+            () = tokio::time::sleep_until(self.full_at + self.config.sync_period) => {
+                self.full_at = Clock::now();
+                self.is_unknown |= !self.backend.hears_all();
+            }
+        }
+    }
+
     /// Plans what changed and carries it out.
     async fn step(&mut self) -> Result<(), Error> {
-        self.plan();
+        let triggers = self.plan();
         let change = self.planner.take_change();
         self.checks.set(&self.planner.rules().health_checks).await;
         if change.is_empty() && !self.is_unknown {
@@ -216,8 +283,11 @@ impl Proxy {
         }
         let begin = Instant::now();
         self.health.queued(begin);
+        let is_full = self.is_unknown;
         let stale = self.carry_out(&change).await?;
-        self.health.done(Timestamp::now());
+        let now = Timestamp::now();
+        self.health.done(now);
+        self.metrics.synced(is_full, begin.elapsed(), now, &triggers);
         self.remove_other_modes();
         tracing::debug!(ports = change.ports.len(), elapsed = ?begin.elapsed(), "services are up to date");
         remove_flows(self.flows.clone(), stale).await;
@@ -229,6 +299,7 @@ impl Proxy {
         if std::mem::replace(&mut self.is_unknown, true) {
             self.backend.sync_all(rules).await?;
             self.is_unknown = false;
+            self.full_at = Clock::now();
             return Ok(Stale::of_all(rules));
         }
         self.backend.apply(change, rules).await?;
@@ -244,7 +315,8 @@ impl Proxy {
         }
     }
 
-    fn plan(&mut self) {
+    /// Brings the plan up to date; returns when what it now shows happened.
+    fn plan(&mut self) -> Vec<Timestamp> {
         let pending = self.pending.clone();
         let mut waiting = pending.state();
         if std::mem::take(&mut waiting.has_node_changed) {
@@ -257,6 +329,7 @@ impl Proxy {
                 slices.into_iter().flatten().map(|(_, slice)| &**slice).collect();
             self.planner.set(&key, service.as_deref(), &slices);
         }
+        std::mem::take(&mut waiting.triggers)
     }
 
     /// Another zone plans everything anew.

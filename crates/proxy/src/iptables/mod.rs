@@ -8,23 +8,28 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use corten_sys::netfilter::Changed;
 
 use crate::backend::{Backend, Error};
 use crate::config::Config;
 use crate::program;
 use crate::ruleset::{Change, Family, Ruleset, ServicePort};
+use crate::watch::Watch;
 use rules::{Names, Piece, Table};
 
 /// Rules of iptables in the network namespace of the threads that call.
 #[derive(Debug)]
 pub struct Iptables {
     config: Config,
+    watch: Watch,
+    /// The programs write nftables, whose changes the kernel tells. The older ones write what nobody tells of.
+    is_nft: bool,
 }
 
 impl Iptables {
     /// For one cluster on this node. Starts nothing.
     pub fn new(config: &Config) -> Self {
-        Self { config: config.clone() }
+        Self { config: config.clone(), watch: Watch::open(None), is_nft: false }
     }
 
     fn names(&self, family: Family) -> Names {
@@ -60,9 +65,13 @@ impl Iptables {
 #[async_trait]
 impl Backend for Iptables {
     async fn sync_all(&mut self, rules: &Ruleset) -> Result<(), Error> {
+        let version = program::run("iptables", &["-V"], "").await;
+        self.is_nft = version.is_ok_and(|text| text.contains("nf_tables"));
         for family in Family::BOTH {
             self.sync_family(family, rules).await?;
         }
+        // The programs' own changes are told, too; what others changed meanwhile is found by the next regular sync.
+        self.watch.forget();
         Ok(())
     }
 
@@ -70,6 +79,7 @@ impl Backend for Iptables {
         for family in Family::BOTH {
             self.apply_family(family, change).await?;
         }
+        self.watch.forget();
         Ok(())
     }
 
@@ -87,8 +97,29 @@ impl Backend for Iptables {
             }
             restore(family, &text).await?;
         }
+        self.watch.forget();
         Ok(())
     }
+
+    async fn disturbed(&mut self) {
+        let names = self.names(Family::V4);
+        self.watch.next(|changed| concerns(changed, &names)).await;
+    }
+
+    fn hears_all(&self) -> bool {
+        self.is_nft && self.watch.hears()
+    }
+}
+
+/// Chains of ours that go or lose rules, and the same for those of the kernel that lead to ours.
+fn concerns(changed: &Changed, names: &Names) -> bool {
+    const IP: u8 = 2;
+    const IP6: u8 = 10;
+    let is_in_table = |table: &Table| table.name() == changed.table;
+    let Some(table) = Table::BOTH.into_iter().find(is_in_table) else { return false };
+    let leads =
+        |chain: &str| names.is_ours(chain) || rules::hooks(names, table).iter().any(|(h, _)| *h == chain);
+    changed.is_gone && matches!(changed.family, IP | IP6) && changed.chain.as_deref().is_none_or(leads)
 }
 
 /// Chains with their rules, by table.
@@ -346,6 +377,28 @@ mod tests {
             -A c-VIPFW -d 10.96.0.7 -p tcp -m tcp --dport 80 -j REJECT
             COMMIT
         "#]].assert_eq(&patch.text());
+    }
+
+    #[test]
+    fn others_concern_us_when_they_take_something_away() {
+        let gone = |family, table: &str, chain: Option<&str>| Changed {
+            family,
+            table: table.into(),
+            chain: chain.map(str::to_owned),
+            is_gone: true,
+        };
+        for (changed, expected) in [
+            (gone(2, "nat", None), true),
+            (gone(2, "nat", Some("PREROUTING")), true),
+            (gone(10, "filter", Some("c-FIREWALL")), true),
+            (gone(2, "filter", Some("PREROUTING")), false),
+            (gone(2, "nat", Some("DOCKER")), false),
+            (gone(2, "mangle", None), false),
+            (gone(1, "nat", None), false),
+            (Changed { is_gone: false, ..gone(2, "nat", Some("PREROUTING")) }, false),
+        ] {
+            assert_eq!(concerns(&changed, &names()), expected, "{changed:?}");
+        }
     }
 
     #[test]

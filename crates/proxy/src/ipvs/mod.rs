@@ -21,6 +21,7 @@ use crate::backend::{Backend, Error};
 use crate::config::Config;
 use crate::guard::{self, Elements};
 use crate::ruleset::{Change, PortName, Ruleset, ServicePort};
+use crate::watch::Watch;
 use link::Link;
 use wanted::{Draining, Wanted};
 
@@ -47,6 +48,7 @@ pub struct Ipvs {
     /// How many service ports have each endpoint that may reach itself.
     loops: BTreeMap<Entry, usize>,
     draining: Draining,
+    watch: Watch,
 }
 
 /// Map or set, and key.
@@ -63,6 +65,7 @@ impl Ipvs {
             addresses: BTreeMap::new(),
             loops: BTreeMap::new(),
             draining: Draining::new(),
+            watch: Watch::open(None),
         }
     }
 
@@ -147,6 +150,7 @@ impl Backend for Ipvs {
         let _ = writeln!(text, "add table inet {}", self.table);
         text += &rules::base(&self.table, &self.config);
         guard::apply(&(text + &Elements::default().change_to(&elements, &self.table))).await?;
+        self.watch.forget();
 
         let ours: BTreeSet<IpAddr> = on_link.iter().chain(&self.config.node_ips).copied().collect();
         let (old, new) = (self.there(|ip| ours.contains(ip))?, self.wanted(ports()));
@@ -168,6 +172,7 @@ impl Backend for Ipvs {
         had.maps.extend(gone.into_iter().map(|entry| (entry, String::new())));
         has.maps.extend(come.into_iter().map(|entry| (entry, String::new())));
         guard::apply(&had.change_to(&has, &self.table)).await?;
+        self.watch.forget();
 
         let (old, new) = (self.wanted(before()), self.wanted(after()));
         let commands = wanted::commands(&old, &new, &mut self.draining);
@@ -190,6 +195,12 @@ impl Backend for Ipvs {
         self.addresses.clear();
         self.draining.clear();
         guard::remove(&self.table).await
+    }
+
+    // Of IPVS itself nobody tells: the regular full sync looks.
+    async fn disturbed(&mut self) {
+        let table = &self.table;
+        self.watch.next(|changed| changed.table == *table).await;
     }
 }
 

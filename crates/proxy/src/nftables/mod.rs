@@ -23,6 +23,7 @@ use self::ways::Way;
 use crate::backend::{Backend, Error};
 use crate::config::Config;
 use crate::ruleset::{At, Change, Family, FrontendKind, PortChange, PortName, Ruleset, ServicePort};
+use crate::watch::Watch;
 
 /// So many chains may stand unused before they are removed. They are kept because the number of endpoints of a service often
 /// comes back, and because kernels before 6.2 want some time between the last use of a chain and its end.
@@ -35,6 +36,7 @@ pub struct Nftables {
     config: Config,
     socket: Socket,
     tables: Vec<FamilyTable>,
+    watch: Watch,
 }
 
 /// What stands in the table of one family.
@@ -58,10 +60,14 @@ impl Nftables {
         let has_v6 = Path::new("/proc/sys/net/ipv6").exists();
         let families = Family::BOTH.into_iter().filter(|family| *family == Family::V4 || has_v6);
         let tables = families.map(|family| FamilyTable::new(&config, family)).collect();
-        Ok(Nftables { socket: Socket::open()?, config, tables })
+        let socket = Socket::open()?;
+        let watch = Watch::open(Some(&socket));
+        Ok(Nftables { socket, config, tables, watch })
     }
 
     fn sync_now(&mut self, rules: &Ruleset) -> Result<(), Error> {
+        // Whatever others did until now, this repairs.
+        self.watch.forget();
         let mut batch = Batch::new();
         for table in &mut self.tables {
             let clients = table.remembered(&self.socket);
@@ -117,6 +123,15 @@ impl Backend for Nftables {
 
     async fn cleanup(&mut self) -> Result<(), Error> {
         self.cleanup_now()
+    }
+
+    async fn disturbed(&mut self) {
+        let name = names::table(&self.config.cluster_name, Family::V4).name;
+        self.watch.next(|changed| changed.table == name).await;
+    }
+
+    fn hears_all(&self) -> bool {
+        self.watch.hears()
     }
 }
 

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 struct Shown {
     recorder: Recorder,
     show: watch::Sender<(Ruleset, Vec<Call>)>,
+    /// Tells when somebody else changes something; none: nobody does.
+    others: Option<Arc<Notify>>,
 }
 
 #[async_trait]
@@ -30,6 +32,17 @@ impl Backend for Shown {
     async fn cleanup(&mut self) -> Result<(), Error> {
         self.recorder.cleanup().await
     }
+
+    async fn disturbed(&mut self) {
+        match &self.others {
+            Some(others) => others.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn hears_all(&self) -> bool {
+        self.others.is_some()
+    }
 }
 
 fn inputs() -> Inputs {
@@ -41,12 +54,22 @@ fn inputs() -> Inputs {
     inputs
 }
 
-fn start(inputs: &Inputs, failures: usize) -> (watch::Receiver<(Ruleset, Vec<Call>)>, CancellationToken) {
+type Told = (watch::Receiver<(Ruleset, Vec<Call>)>, CancellationToken);
+
+fn start(inputs: &Inputs, failures: usize) -> Told {
+    start_with(inputs, failures, None)
+}
+
+fn start_with(inputs: &Inputs, failures: usize, others: Option<Arc<Notify>>) -> Told {
     let (show, shown) = watch::channel((Ruleset::default(), Vec::new()));
     let recorder = Recorder { failures, ..Recorder::default() };
     let stop = CancellationToken::new();
-    let run =
-        run_with(Box::new(Shown { recorder, show }), inputs.clone(), Config::new("t", "here"), stop.clone());
+    let run = run_with(
+        Box::new(Shown { recorder, show, others }),
+        inputs.clone(),
+        Config::new("t", "here"),
+        stop.clone(),
+    );
     tokio::spawn(run);
     (shown, stop)
 }
@@ -95,6 +118,38 @@ async fn a_failure_is_followed_by_a_full_sync() {
     let (mut shown, stop) = start(&inputs, 3);
     shown.wait_for(|(_, calls)| !calls.is_empty()).await.unwrap();
     assert_eq!(shown.borrow().1, [Call::SyncAll]);
+    stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_change_is_written_anew() {
+    let inputs = inputs();
+    inputs.services.apply(web("10.96.0.7"));
+    let others = Arc::new(Notify::new());
+    let (mut shown, stop) = start_with(&inputs, 0, Some(others.clone()));
+    shown.wait_for(|(_, calls)| calls.len() == 1).await.unwrap();
+    let begin = Clock::now();
+    others.notify_one();
+    shown.wait_for(|(_, calls)| calls.len() == 2).await.unwrap();
+    assert!(begin.elapsed() < REPAIR_PAUSE, "the first time at once");
+    others.notify_one();
+    shown.wait_for(|(_, calls)| calls.len() == 3).await.unwrap();
+    assert!(begin.elapsed() >= REPAIR_PAUSE, "then not all the time");
+    assert_eq!(shown.borrow().1, [Call::SyncAll, Call::SyncAll, Call::SyncAll]);
+    tokio::time::sleep(crate::DEFAULT_SYNC_PERIOD * 3).await;
+    assert_eq!(shown.borrow().1.len(), 3, "who hears everything needs no regular sync");
+    stop.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_nothing_syncs_from_time_to_time() {
+    let inputs = inputs();
+    inputs.services.apply(web("10.96.0.7"));
+    let (mut shown, stop) = start(&inputs, 0);
+    let begin = Clock::now();
+    shown.wait_for(|(_, calls)| calls.len() == 3).await.unwrap();
+    assert!(begin.elapsed() >= crate::DEFAULT_SYNC_PERIOD * 2);
+    assert_eq!(shown.borrow().1, [Call::SyncAll, Call::SyncAll, Call::SyncAll]);
     stop.cancel();
 }
 

@@ -19,6 +19,7 @@ use crate::backend::{Backend, Error};
 use crate::config::Config;
 use crate::guard::{self, Elements};
 use crate::ruleset::{Change, Family, PortName, Protocol, Route, Ruleset, ServicePort};
+use crate::watch::Watch;
 use balance::Balancer;
 use listener::{CONNECTION_LIMIT, Desk, Listener};
 
@@ -29,6 +30,7 @@ pub struct Userspace {
     cluster_cidrs: Arc<Vec<IpNet>>,
     connections: Arc<Semaphore>,
     services: BTreeMap<PortName, Service>,
+    watch: Watch,
 }
 
 /// One service port that is served.
@@ -49,6 +51,7 @@ impl Userspace {
             cluster_cidrs: Arc::new(config.cluster_cidrs.clone()),
             connections: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
             services: BTreeMap::new(),
+            watch: Watch::open(None),
         }
     }
 
@@ -115,6 +118,7 @@ impl Backend for Userspace {
             }
         }
         guard::apply(&self.whole(&all)).await?;
+        self.watch.forget();
         // Listeners go last: nothing leads to them any more.
         stale.iter().for_each(|name| drop(self.services.remove(name)));
         Ok(())
@@ -136,6 +140,7 @@ impl Backend for Userspace {
             }
         }
         guard::apply(&old.change_to(&new, &self.table)).await?;
+        self.watch.forget();
         for one in change.ports.iter().filter(|one| one.new.is_none()) {
             self.services.remove(&one.name);
         }
@@ -146,6 +151,15 @@ impl Backend for Userspace {
         guard::remove(&self.table).await?;
         self.services.clear();
         Ok(())
+    }
+
+    async fn disturbed(&mut self) {
+        let table = &self.table;
+        self.watch.next(|changed| changed.table == *table).await;
+    }
+
+    fn hears_all(&self) -> bool {
+        self.watch.hears()
     }
 }
 

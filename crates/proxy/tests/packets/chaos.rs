@@ -125,6 +125,26 @@ fn longest_outage(world: &World, done: &AtomicBool) -> Duration {
     longest
 }
 
+/// Somebody removes every rule of a node. The proxy hears of that, hears nothing of what it does itself, and writes everything anew.
+pub fn robbed(mode: Mode) {
+    if !can_run(mode) {
+        return;
+    }
+    let world = World::new();
+    let mut proxy = Proxy::start(&world, Place::Node1, mode);
+    proxy.sync_all(&cases(&[(Place::WebA, State::Ready)]));
+    proxy.change_to(&cases(&[(Place::WebB, State::Ready)]));
+    assert!(!proxy.is_disturbed(silence()), "its own changes");
+    world.at(Place::Node1).feed(&["nft", "flush", "ruleset"], "");
+    assert!(proxy.is_disturbed(PATIENCE), "nobody told");
+    let outcome =
+        world.ask(Place::Caller, Transport::Tcp, table::target(0, Via::Cluster, Family::V4), silence());
+    assert!(mode == Mode::Ipvs || !matches!(outcome, Outcome::Answer { .. }), "{outcome:?}");
+    proxy.sync_all(&cases(&[(Place::WebB, State::Ready)]));
+    all_answered_by(&world, Place::WebB);
+    assert!(!proxy.is_disturbed(silence()), "its own repair");
+}
+
 /// What a mode leaves when it is killed goes when another one takes over, and services are reached by that one alone.
 pub fn switch(from: Mode, to: Mode) {
     if !can_run(from) || !can_run(to) {

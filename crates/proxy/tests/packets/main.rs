@@ -218,6 +218,11 @@ macro_rules! tests_of {
             }
 
             #[test]
+            fn hears_that_others_remove_its_rules() {
+                crate::chaos::robbed($variant);
+            }
+
+            #[test]
             fn leaves_other_clusters_alone() {
                 crate::chaos::side_by_side($variant);
             }

@@ -1,6 +1,7 @@
 //! Both nodes' proxies: a back end on each, inside its node's network namespace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corten_proxy::{Backend, Change, Config, Error, Mode, Node, Ruleset, plan};
 use tokio::runtime::Runtime;
@@ -53,6 +54,15 @@ impl Proxy {
         self.rules = new.clone();
         let backend = self.backend.clone();
         self.must(async move { backend.lock().await.apply(&change, &new).await });
+    }
+
+    /// Does it hear within this time that somebody else changed its rules?
+    pub fn is_disturbed(&self, time: Duration) -> bool {
+        let backend = self.backend.clone();
+        wait(&self.runtime, async move {
+            let mut backend = backend.lock().await;
+            tokio::time::timeout(time, backend.disturbed()).await.is_ok()
+        })
     }
 
     /// Removes what other modes have left.
