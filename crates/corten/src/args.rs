@@ -316,9 +316,13 @@ pub struct ProxyAloneArgs {
     /// Rules on this host carry the name.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// Where the API server is.
-    #[command(flatten)]
-    pub alone: AloneArgs,
+    /// Kubeconfig of the API server, with the identity of this part.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["config", "cleanup"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// Configuration file: a KubeProxyConfiguration of kubeproxy.config.k8s.io/v1alpha1. As upstream, flags that a field of the file
+    /// stands for are then ignored, all but the node's name.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How services are led to pods.
     #[command(flatten)]
     pub proxy: ProxyArgs,
@@ -337,6 +341,13 @@ pub struct ProxyAloneArgs {
     /// Where /healthz and /livez are served [default: nowhere].
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Services")]
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Where /metrics and /proxyMode are served [default: nowhere].
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Services")]
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Where the host does not tell when somebody else changes rules of services, they are all written anew after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Services",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub sync_period: u64,
     /// Only remove all rules of that name and end.
     #[arg(long)]
     pub cleanup: bool,

@@ -1,12 +1,15 @@
 //! The service proxy: of a node in this process, and alone against any API server.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use corten_proxy::{Config, Inputs, Mode};
+use corten_proxy::{Config, File, Inputs, Mode};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::alone;
-use crate::args::{ProxyAloneArgs, ProxyArgs};
+use crate::args::{AloneArgs, ProxyAloneArgs, ProxyArgs};
 use crate::host;
 use crate::node::{Node, Role};
 use crate::parts::{Parts, live};
@@ -58,20 +61,33 @@ fn config(args: &ProxyArgs, cluster: &str, node_name: &str) -> Config {
 
 /// `corten proxy`
 pub async fn alone(args: ProxyAloneArgs) -> Result<()> {
-    let ProxyMode::BuiltIn(mode) = args.proxy.proxy_mode else { return Ok(()) };
     if args.cleanup {
         return corten_proxy::cleanup(&args.cluster.name).await.context("clean up");
     }
+    let file = args.config.as_deref().map(read).transpose()?;
+    let ProxyMode::BuiltIn(mode) = args.proxy.proxy_mode else { return Ok(()) };
     let mut signals = Signals::catch()?;
-    let client = alone::client(&args.alone).await?;
-    let name = args.node_name.clone().map_or_else(host::name, Ok)?;
+    let kubeconfig =
+        file.as_ref().and_then(|file| file.kubeconfig.clone()).or_else(|| args.kubeconfig.clone());
+    let kubeconfig =
+        kubeconfig.context("neither --kubeconfig nor clientConnection.kubeconfig of --config")?;
+    let client = alone::client(&AloneArgs { kubeconfig }).await?;
+    let name = args.node_name.clone().or_else(|| file.as_ref()?.node_name.clone());
+    let name = name.map_or_else(host::name, Ok)?;
     let mut config = config(&args.proxy, &args.cluster.name, &name);
     config.mode = mode;
-    config.node_ips = vec![args.node_ip.unwrap_or_else(host::address_of_default_route)];
+    let node_ip = args.node_ip.or(file.as_ref().and_then(|file| file.node_ip));
+    config.node_ips = vec![node_ip.unwrap_or_else(host::address_of_default_route)];
     let all = |ranges: &[IpNet]| ranges.to_vec();
     config.cluster_cidrs = all(&args.cluster_cidr);
     config.service_cidrs = all(&args.service_cidr);
     config.healthz = args.healthz_bind_address;
+    config.metrics = args.metrics_bind_address;
+    config.sync_period = Duration::from_secs(args.sync_period);
+    if let Some(file) = &file {
+        file.apply(&mut config);
+        file.set_conntrack();
+    }
     live(&mut signals, async |parts| {
         let stop = parts.stop();
         let inputs = Inputs::watch(&client, &name, &stop);
@@ -79,4 +95,13 @@ pub async fn alone(args: ProxyAloneArgs) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+fn read(path: &Path) -> Result<File> {
+    let context = || format!("--config {}", path.display());
+    let file = File::read(&std::fs::read(path).with_context(context)?).with_context(context)?;
+    if !file.passed.is_empty() {
+        tracing::warn!(fields = file.passed.join(", "), "these fields of the configuration do nothing here");
+    }
+    Ok(file)
 }
