@@ -180,7 +180,8 @@ impl Node {
             IpAddr::V6(_) => None,
         });
         let me = corten_netfeed::Me { node: self.name.clone(), dns: dns.collect() };
-        pod_network::feed(network, (self.clients)(Role::Network), me, &self.stop, parts);
+        let client = (self.clients)(Role::Network);
+        pod_network::feed(network, client, self.informers.clone(), me, &self.stop, parts);
     }
 }
 

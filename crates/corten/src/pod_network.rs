@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use corten_client::Informer;
+use corten_client::{Informer, Informers};
 use corten_netfeed::{Me, Seen};
 use corten_network::{NetworkConfig, PodNetwork, Uplink};
 use ipnet::Ipv4Net;
@@ -37,17 +37,34 @@ pub fn open(
     Ok(network)
 }
 
-/// Tells the network of other nodes and of network policies, which `client` may read.
-pub fn feed(network: PodNetwork, client: Client, me: Me, stop: &CancellationToken, parts: &mut Parts) {
+/// Tells the network of other nodes and of network policies. What the control plane in the same process sees anyway (`shared`) is not
+/// kept twice; otherwise `client` watches, pods and namespaces only from the first policy on.
+pub fn feed(
+    network: PodNetwork,
+    client: Client,
+    shared: Option<Informers>,
+    me: Me,
+    stop: &CancellationToken,
+    parts: &mut Parts,
+) {
     let all = watcher::Config::default;
-    let (later, ends) = (client.clone(), stop.clone());
-    let seen = Seen {
-        nodes: Informer::start(Api::all(client.clone()), all(), stop.clone()),
-        policies: Informer::start(Api::all(client), all(), stop.clone()),
-        selected: Box::new(move || {
-            let pods = Informer::start(Api::all(later.clone()), all(), ends.clone());
-            (pods, Informer::start(Api::all(later), all(), ends))
-        }),
+    let seen = match shared {
+        Some(shared) => Seen {
+            nodes: shared.get(),
+            policies: shared.get(),
+            selected: Box::new(move || (shared.get(), shared.get())),
+        },
+        None => {
+            let (later, ends) = (client.clone(), stop.clone());
+            Seen {
+                nodes: Informer::start(Api::all(client.clone()), all(), stop.clone()),
+                policies: Informer::start(Api::all(client), all(), stop.clone()),
+                selected: Box::new(move || {
+                    let pods = Informer::start(Api::all(later.clone()), all(), ends.clone());
+                    (pods, Informer::start(Api::all(later), all(), ends))
+                }),
+            }
+        }
     };
     let stop = stop.clone();
     parts.start("pod network", async move {

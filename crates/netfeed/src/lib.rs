@@ -8,12 +8,14 @@ mod plan;
 mod policies;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use corten_client::Informer;
 use corten_network::PodNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::{View, plan};
@@ -45,14 +47,48 @@ pub struct Me {
 /// Feeds `network` until `stop`.
 pub async fn run(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) {
     let Seen { nodes, policies, selected } = seen;
+    let changed = Arc::new(Notify::new());
     let work = async {
         tokio::join!(
             peers::follow(&network, &nodes, &me.node),
-            policies::enforce(&network, &policies, selected, &me)
+            policies::enforce(&network, &policies, selected, &me, &changed),
+            repair(&network, &changed),
         )
     };
     tokio::select! {
         _ = work => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// Puts tables back that somebody removes, and has `policies` written anew then.
+async fn repair(network: &PodNetwork, policies: &Notify) {
+    let mut changes = match network.table_changes() {
+        Ok(changes) => changes,
+        Err(error) => {
+            return tracing::warn!(%error, "rules that somebody removes stay away until the next start");
+        }
+    };
+    loop {
+        if let Err(error) = changes.next().await {
+            return tracing::warn!(%error, "rules that somebody removes stay away until the next start");
+        }
+        loop {
+            match network.repair_tables().await {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!("somebody removed rules of the pod network, they are written anew");
+                    policies.notify_one();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "rules of the pod network are missing, trying again");
+                    // What is written next time may be all of it: policies too.
+                    policies.notify_one();
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            break;
+        }
     }
 }

@@ -11,14 +11,14 @@ use tokio::sync::Notify;
 use crate::plan::{View, member, plan};
 use crate::{Me, RETRY};
 
-/// Enforces policies for ever.
+/// Enforces policies for ever; `changed` has them looked at again.
 pub(crate) async fn enforce(
     network: &PodNetwork,
     policies: &Informer<NetworkPolicy>,
     selected: impl FnOnce() -> (Informer<Pod>, Informer<Namespace>),
     me: &Me,
+    changed: &Arc<Notify>,
 ) {
-    let changed = Arc::new(Notify::new());
     let wake = changed.clone();
     policies.on_change(move |_| wake.notify_one());
     policies.synced().await;
@@ -30,7 +30,7 @@ pub(crate) async fn enforce(
         changed.notified().await;
     }
     let (pods, namespaces) = selected();
-    wake_on_pods(&pods, &changed);
+    wake_on_pods(&pods, changed);
     let wake = changed.clone();
     namespaces.on_change(move |change| {
         if !matches!(change, Change::Updated { old, new } if old.metadata.labels == new.metadata.labels) {

@@ -15,9 +15,11 @@ mod peers;
 mod routes;
 mod rules;
 mod types;
+mod watch;
 
 pub use firewall::{Allow, Direction, Firewall, Ports, Remote};
 pub use local::hold_addresses;
 pub use network::PodNetwork;
 pub use peers::{DEFAULT_VNI, LinkChanges, Peer, Transport, Uplink};
 pub use types::{Attachment, NetworkConfig, NetworkError, PodIps, PortMapping, Protocol};
+pub use watch::TableChanges;

@@ -15,6 +15,7 @@ use crate::peers::{self, LinkChanges, Peer, Uplink};
 use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
 use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
+use crate::watch::{self, TableChanges};
 
 /// Longest cluster name that leaves room for the bridge's digit and the kernel's 15 characters.
 const MAX_NAME: usize = 11;
@@ -144,6 +145,28 @@ impl PodNetwork {
         }
         *known = Some(firewall);
         Ok(())
+    }
+
+    /// Tells of tables after whose removal `repair_tables` is due.
+    pub fn table_changes(&self) -> Result<TableChanges, NetworkError> {
+        TableChanges::open(&self.inner.config.cluster_name)
+    }
+
+    /// Writes masquerade and host ports anew when somebody removed their table or that of policies, and makes the next
+    /// `set_firewall` write all policies. True when something was missing.
+    pub async fn repair_tables(&self) -> Result<bool, NetworkError> {
+        if self.pod_cidr().is_none() || !*self.inner.ready.lock().await {
+            return Ok(false);
+        }
+        let mut known = self.inner.firewall.lock().await;
+        let has_policies = known.as_ref().is_some_and(|known| !known.is_empty());
+        if !watch::are_missing(&self.inner.config.cluster_name, has_policies)? {
+            return Ok(false);
+        }
+        *known = None;
+        drop(known);
+        self.ensure_bridge().await?;
+        Ok(true)
     }
 
     /// Makes bridge, gateway address, routes, sysctls and the nftables table. Idempotent.

@@ -137,3 +137,33 @@ fn ports_by_name_ranges_and_protocols_are_understood_by_the_kernel() {
         assert_eq!(run(&["nft", "list", "tables"]), "");
     });
 }
+
+#[test]
+fn tables_that_somebody_removes_are_put_back() {
+    on_fresh_node(async |dir| {
+        let network = PodNetwork::new(config(dir)).unwrap();
+        let (a, b) = (Pod::new(), Pod::new());
+        network.attach(attachment("a", &a, vec![])).await.unwrap();
+        let b_ip = network.attach(attachment("b", &b, vec![])).await.unwrap().primary;
+        let _listening = listen(&b, &[80]);
+        let mut changes = network.table_changes().unwrap();
+        let mut firewall = Firewall::default();
+        isolate(&mut firewall, Direction::Ingress, b_ip, "ns/deny", vec![]);
+        network.set_firewall(firewall.clone()).await.unwrap();
+        assert!(!reaches(&a, b_ip, 80));
+        assert!(!network.repair_tables().await.unwrap(), "nothing is missing");
+        for command in [&["nft", "flush", "ruleset"][..], &["nft", "delete", "table", "inet", "nt-policy"]] {
+            run(command);
+            tokio::time::timeout(TIMEOUT, changes.next()).await.expect("the kernel tells").unwrap();
+            assert!(network.repair_tables().await.unwrap(), "{command:?}");
+            network.set_firewall(firewall.clone()).await.unwrap();
+            assert!(!reaches(&a, b_ip, 80), "{command:?}");
+            let tables = run(&["nft", "list", "tables"]);
+            assert!(
+                tables.contains("table ip nt\n") && tables.contains("table inet nt-policy\n"),
+                "{tables}"
+            );
+        }
+        network.teardown().await.unwrap();
+    });
+}
