@@ -14,10 +14,14 @@ mod call;
 mod candidate;
 mod config;
 mod connect;
+#[cfg(test)]
+mod coverage;
 mod decode;
 mod delete;
 mod encode;
 mod frames;
+#[cfg(test)]
+mod golden;
 mod health;
 mod in_process;
 mod kubernetes_service;

@@ -28,11 +28,17 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, request: Request<Body
     }
     let status = match call.kind.kind.as_ref() {
         "SelfSubjectReview" => who_am_i(&call.user),
+        "TokenReview" if review.str_at(&["spec", "token"]).is_empty() => {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
         "TokenReview" => token(server, &review).await,
         "SelfSubjectAccessReview" => access(server, &call.user, &review).await?,
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
             local_namespace(call, &review)?;
             access(server, &subject(&review)?, &review).await?
+        }
+        "SelfSubjectRulesReview" if review.str_at(&["spec", "namespace"]).is_empty() => {
+            return Err(Status::bad_request("no namespace on request"));
         }
         "SelfSubjectRulesReview" => rules(&call.user),
         _ => return Err(Status::no_route()),

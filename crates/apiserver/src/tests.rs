@@ -895,7 +895,7 @@ async fn protobuf_bodies() {
 async fn the_server_writes_down_who_asks_for_a_certificate() {
     let server = TestServer::start().await;
     let request = r#"{"apiVersion":"certificates.k8s.io/v1","kind":"CertificateSigningRequest","metadata":{"name":"a"},
-        "spec":{"request":"AAAA","signerName":"example.com/x","usages":["client auth"],"username":"admin",
+        "spec":{"request":"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0=","signerName":"example.com/x","usages":["client auth"],"username":"admin",
         "groups":["system:masters"]}}"#;
     let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let peer = crate::User::new("system:bootstrap:abcdef", ["system:bootstrappers"]);

@@ -1,6 +1,7 @@
 //! Developer tasks: `cargo xtask TASK`. Everything that a person or CI runs on the project and that is more than one command.
 
 mod check;
+mod fuzz;
 mod image;
 mod ipvs;
 mod tidy;
@@ -23,6 +24,8 @@ enum Task {
     Image(image::Args),
     /// Packets through services in mode ipvs, in a virtual machine with Debian's kernel.
     Ipvs(ipvs::Args),
+    /// Spoiled inputs into codecs, patches, apply, selectors and kinds, until one breaks or the time is over.
+    Fuzz(fuzz::Args),
     /// Turn an API object from one format into another (json, yaml, pb, cbor by the files' endings).
     Transcode(transcode::Transcode),
 }
@@ -43,6 +46,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Image(args) => image::run(&args),
         Task::Ipvs(args) => ipvs::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Transcode(task) => task.run(),
     }
 }

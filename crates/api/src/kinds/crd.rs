@@ -16,7 +16,24 @@ const SCHEMA_TYPES: &[&str] = &["array", "boolean", "integer", "number", "object
 const WARNING_MAX_BYTES: usize = 256;
 const REVIEW_VERSIONS: &[&str] = &["v1", "v1beta1"];
 
-pub(super) const HOOKS: Hooks = Hooks { default: Some(default), validate: Some(validate), ..NO_HOOKS };
+pub(super) const HOOKS: Hooks = Hooks {
+    default: Some(default),
+    prepare_create: Some(|crd, _| note_storage_version(crd)),
+    prepare_update: Some(|crd, _, _| note_storage_version(crd)),
+    validate: Some(validate),
+    ..NO_HOOKS
+};
+
+/// In which versions objects may rest from now on: a version that is stored once stays in the list.
+fn note_storage_version(crd: &mut Value) {
+    let stored = crd.items_at(&["spec", "versions"]).iter().find(|v| is_true(v, "storage"));
+    let Some(name) = stored.map(|v| Value::from(text(v, "name"))) else { return };
+    let mut list = crd.items_at(&["status", "storedVersions"]).to_vec();
+    if !list.contains(&name) {
+        list.push(name);
+        crd.object_at_mut(&["status"]).set("storedVersions", list);
+    }
+}
 
 fn default(crd: &mut Value) {
     crd.object_at_mut(&["spec", "names"]);

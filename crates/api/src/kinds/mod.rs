@@ -4,11 +4,14 @@
 
 mod autoscaling;
 mod batch;
+mod certificate;
 mod columns;
 mod config;
 mod crd;
+mod csi;
 mod endpoints;
 mod event;
+mod flow;
 mod look;
 pub mod namespace;
 mod networking;

@@ -2,8 +2,8 @@
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
 use super::{
-    autoscaling, batch, columns, config, crd, endpoints, event, namespace, networking, node, plain, pod,
-    quota, rbac, service, storage, webhook, workload,
+    autoscaling, batch, certificate, columns, config, crd, csi, endpoints, event, flow, namespace,
+    networking, node, plain, pod, quota, rbac, service, storage, webhook, workload,
 };
 use crate::kind::{Subresource, Verb};
 
@@ -169,7 +169,7 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(BATCH, "CronJob", "cronjobs").hooks(batch::CRON_JOB).columns(columns::CRON_JOB).short(&["cj"]).all().status().generation(),
     namespaced(BATCH, "Job", "jobs").hooks(batch::JOB).columns(columns::JOB).all().status().selectable(&["status.successful"]).generation(),
 
-    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").hooks(plain::PATH_NAMED).columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
+    cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").hooks(certificate::SIGNING_REQUEST).columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
         .subresources(APPROVAL).selectable(&["spec.signerName"]),
     cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").hooks(plain::PATH_NAMED).columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
     namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").columns(columns::POD_CERTIFICATE_REQUEST).status()
@@ -188,12 +188,12 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(RBAC, "RoleBinding", "rolebindings").hooks(rbac::ROLE_BINDING).columns(columns::ROLE_BINDING).create_on_update(),
     namespaced(RBAC, "Role", "roles").hooks(rbac::ROLE).create_on_update(),
 
-    cluster(STORAGE, "CSIDriver", "csidrivers").hooks(plain::CSI_DRIVER).columns(columns::CSI_DRIVER).generation().conditional(),
-    cluster(STORAGE, "CSINode", "csinodes").columns(columns::CSI_NODE).conditional(),
-    namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").columns(columns::CSI_STORAGE_CAPACITY).conditional(),
+    cluster(STORAGE, "CSIDriver", "csidrivers").hooks(csi::DRIVER).columns(columns::CSI_DRIVER).generation().conditional(),
+    cluster(STORAGE, "CSINode", "csinodes").hooks(csi::NODE).columns(columns::CSI_NODE).conditional(),
+    namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").hooks(csi::CAPACITY).columns(columns::CSI_STORAGE_CAPACITY).conditional(),
     cluster(STORAGE, "StorageClass", "storageclasses").hooks(storage::CLASS).columns(columns::STORAGE_CLASS).short(&["sc"]),
-    cluster(STORAGE, "VolumeAttachment", "volumeattachments").columns(columns::VOLUME_ATTACHMENT).status().conditional(),
-    cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").columns(columns::VOLUME_ATTRIBUTES_CLASS).short(&["vac"]),
+    cluster(STORAGE, "VolumeAttachment", "volumeattachments").hooks(csi::ATTACHMENT).columns(columns::VOLUME_ATTACHMENT).status().conditional(),
+    cluster(STORAGE, "VolumeAttributesClass", "volumeattributesclasses").hooks(csi::ATTRIBUTES).columns(columns::VOLUME_ATTRIBUTES_CLASS).short(&["vac"]),
 
     cluster(ADMISSION, "MutatingAdmissionPolicy", "mutatingadmissionpolicies").hooks(plain::ADMISSION_POLICY).columns(columns::MUTATING_POLICY).extension().generation().conditional(),
     cluster(ADMISSION, "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").hooks(plain::POLICY_BINDING).columns(columns::POLICY_BINDING).extension().generation()
@@ -218,8 +218,8 @@ pub(super) const ROWS: &[Row] = &[
 
     namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(endpoints::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
 
-    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").hooks(plain::FLOW_SCHEMA).columns(columns::FLOW_SCHEMA).status().generation(),
-    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").hooks(plain::PRIORITY_LEVEL).columns(columns::PRIORITY_LEVEL).status().generation(),
+    cluster(FLOWCONTROL, "FlowSchema", "flowschemas").hooks(flow::FLOW_SCHEMA).columns(columns::FLOW_SCHEMA).status().generation(),
+    cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").hooks(flow::PRIORITY_LEVEL).columns(columns::PRIORITY_LEVEL).status().generation(),
 
     cluster(RESOURCE, "DeviceClass", "deviceclasses").columns(columns::NAME_AND_AGE).generation(),
     cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").columns(columns::DEVICE_TAINT_RULE).status().generation(),

@@ -1,0 +1,10 @@
+//! libFuzzer's way into the target `strategic`.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../crates/xtask/src/fuzz/targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    targets::TARGETS.iter().filter(|t| t.name == "strategic").for_each(|t| (t.run)(input));
+});
