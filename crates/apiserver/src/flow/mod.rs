@@ -1,0 +1,132 @@
+//! Priority and fairness: which requests run at once, which wait, and for whom. Flow schemas put a request into a priority level
+//! (`rules.rs`), a level has seats and queues (`seats.rs`), and both are objects that every server makes at its start (`objects.rs`).
+//!
+//! Unlike upstream, seats are lent and borrowed at the moment they are asked for, not by a loop every ten seconds.
+
+mod objects;
+mod rules;
+mod seats;
+mod status;
+
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use corten_api::{Result, Status, Value};
+use http::HeaderValue;
+
+use crate::ApiServer;
+use crate::metrics::Metrics;
+use crate::request::RequestInfo;
+use crate::user::User;
+
+pub(crate) use objects::wanted;
+pub(crate) use rules::Matched;
+pub(crate) use seats::{Figures, Seat};
+use rules::Rules;
+use seats::{Seats, Verdict};
+
+/// The API group of both kinds.
+pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+/// A request waits at most so long for its seat: a quarter of the default request timeout, as upstream.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+/// Clients that were refused are told to come back after so many seconds.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// What a request was taken for; filled in on its way, told in the headers of the answer.
+pub(crate) type Mark = OnceLock<Arc<Matched>>;
+
+/// All priority and fairness of one server.
+pub(crate) struct Flow {
+    rules: RwLock<Arc<Rules>>,
+    seats: Seats,
+}
+
+impl Flow {
+    /// The built-in objects, until those of the store are read.
+    pub fn new(seats: usize) -> Self {
+        let of = |kind: &str| -> Vec<Value> {
+            wanted().into_iter().filter(|w| w.object["kind"] == kind).filter_map(|w| tree(&w.object)).collect()
+        };
+        let flow = Flow { rules: RwLock::default(), seats: Seats::new(seats) };
+        flow.replace(&of("FlowSchema"), &of("PriorityLevelConfiguration"));
+        flow
+    }
+
+    /// Takes other objects into use. Requests that run keep their seats, those that wait keep their places.
+    pub fn replace(&self, schemas: &[Value], levels: &[Value]) {
+        let rules = Arc::new(Rules::new(schemas, levels));
+        self.seats.configure(rules.levels());
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// The flow schema and priority level of a request.
+    pub fn classify(&self, user: &User, info: &RequestInfo) -> Arc<Matched> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).find(user, info)
+    }
+
+    /// Waits for a seat. `None`: the request needs none.
+    ///
+    /// Errors: 429 where the queue is full, the level does not queue, or the wait took too long.
+    pub async fn seat(&self, matched: &Matched, user: &User, info: &RequestInfo, metrics: &Metrics) -> Result<Option<Seat>> {
+        if matched.exempt {
+            return Ok(None);
+        }
+        let flow = matched.flow(user, info);
+        match self.seats.ask(&matched.level, flow) {
+            Verdict::Seated(seat) => Ok(Some(seat)),
+            Verdict::Refused(why) => {
+                self.seats.refused(&matched.level, why);
+                metrics.dropped();
+                Err(too_many())
+            }
+            Verdict::Waits(waiting) => match tokio::time::timeout(WAIT_MAX, waiting).await {
+                Ok(Ok(seat)) => Ok(Some(seat)),
+                _ => {
+                    self.seats.refused(&matched.level, "time-out");
+                    metrics.dropped();
+                    Err(too_many())
+                }
+            },
+        }
+    }
+
+    /// What the levels do now.
+    pub fn figures(&self) -> Vec<Figures> {
+        self.seats.figures()
+    }
+}
+
+fn too_many() -> Box<Status> {
+    Status::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_SECONDS)
+}
+
+fn tree(object: &serde_json::Value) -> Option<Value> {
+    corten_api::json::parse(&object.to_string().into()).ok()
+}
+
+impl ApiServer {
+    /// Reads the objects anew. Called after the start and after each write to one of them.
+    ///
+    /// Errors: the store cannot be read.
+    pub(crate) async fn reload_flow(&self) -> Result<()> {
+        let mut read = Vec::new();
+        for plural in ["flowschemas", "prioritylevelconfigurations"] {
+            let entries = self.list_group(GROUP, plural, "").await?;
+            read.push(entries.iter().map(|entry| self.tree(entry)).collect::<Result<Vec<Value>>>()?);
+        }
+        self.flow().replace(&read[0], &read[1]);
+        Ok(())
+    }
+}
+
+/// Puts the ids of what a request was taken for into its answer.
+pub(crate) fn tell(mark: &Mark, headers: &mut http::HeaderMap) {
+    let Some(matched) = mark.get() else { return };
+    let mut put = |name: &'static str, value: &Option<HeaderValue>| {
+        if let Some(value) = value {
+            headers.insert(http::HeaderName::from_static(name), value.clone());
+        }
+    };
+    put("x-kubernetes-pf-flowschema-uid", &matched.schema_uid);
+    put("x-kubernetes-pf-prioritylevel-uid", &matched.level_uid);
+}
