@@ -230,9 +230,19 @@ fn validate_volume(volume: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec
     if !policy.is_empty() && !RECLAIM.contains(&policy) {
         errors.push(Error::not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, RECLAIM));
     }
-    if let Some(required) = spec.at(&["nodeAffinity", "required"]) {
+    if let Some(affinity) = given(spec, "nodeAffinity") {
         let path = path.child("nodeAffinity");
-        node_selector(&mut errors, required, &path.child("required"));
+        match given(affinity, "required") {
+            Some(required) => node_selector(&mut errors, required, &path.child("required")),
+            None => {
+                let detail = "must specify required node constraints";
+                errors.push(Error::required(&path.child("required"), detail));
+            }
+        }
+    }
+    if policy == "Recycle" && spec.str_at(&["hostPath", "path"]) == "/" {
+        let detail = "may not be 'recycle' for a hostPath mount of '/'";
+        errors.push(Error::forbidden(&path.child("persistentVolumeReclaimPolicy"), detail));
     }
     volume_source(&mut errors, spec, &path);
     let class = text(spec, "storageClassName");
@@ -240,12 +250,32 @@ fn validate_volume(volume: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec
         invalid_each(&mut errors, &path.child("storageClassName"), class, rules::dns_subdomain(class));
     }
     one_of_given(&mut errors, spec, "volumeMode", VOLUME_MODES, &path);
-    if let Some(old) = old.and_then(|old| old.get("spec")).filter(|old| !same_sources(spec, old)) {
-        let _ = old;
+    if let Some(old) = old.and_then(|old| old.get("spec")) {
+        volume_stays(&mut errors, spec, old);
+    }
+    errors
+}
+
+/// What a volume is does not change, nor from where it can be reached once that is said.
+fn volume_stays(errors: &mut Errors, spec: &Value, old: &Value) {
+    if !same_sources(spec, old) {
         let detail = "spec.persistentvolumesource is immutable after creation";
         errors.push(Error::forbidden(&Path::root("spec").child("persistentvolumesource"), detail));
     }
-    errors
+    let changed = |field: &str| !same(spec.get(field), old.get(field));
+    for field in ["volumeMode", "nodeAffinity"] {
+        if changed(field) && (field == "volumeMode" || given(old, field).is_some()) {
+            let now = spec.get(field).cloned().unwrap_or_default();
+            errors.push(Error::invalid(&Path::root(field), now, super::look::IMMUTABLE));
+        }
+    }
+}
+
+/// A path without steps back.
+fn no_steps_back(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+    if text(source, "path").split('/').any(|part| part == "..") {
+        errors.push(Error::invalid(&path.child("path"), text(source, "path"), "must not contain '..'"));
+    }
 }
 
 fn same_sources(new: &Value, old: &Value) -> bool {
@@ -263,10 +293,17 @@ fn volume_source(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
         errors.push(Error::forbidden(&path.child(name), "may not specify more than 1 volume type"));
     }
     match all.first() {
-        Some(("hostPath" | "local", source)) => required(errors, source, "path", &path.child(all[0].0)),
+        Some(("hostPath" | "local", source)) => {
+            required(errors, source, "path", &path.child(all[0].0));
+            no_steps_back(errors, source, &path.child(all[0].0));
+        }
         Some(("nfs", source)) => {
-            required(errors, source, "server", &path.child("nfs"));
-            required(errors, source, "path", &path.child("nfs"));
+            let (path, folder) = (path.child("nfs"), text(source, "path"));
+            required(errors, source, "server", &path);
+            required(errors, source, "path", &path);
+            if !folder.is_empty() && !folder.starts_with('/') {
+                errors.push(Error::invalid(&path.child("path"), folder, "must be an absolute path"));
+            }
         }
         Some(("csi", source)) => {
             let path = path.child("csi");
