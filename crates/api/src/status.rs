@@ -51,6 +51,8 @@ pub struct Status {
     pub causes: Vec<Cause>,
     /// When to try again.
     pub retry_after_seconds: Option<u32>,
+    /// How a list that can no longer be continued as it was may go on, newer than it began; may be empty.
+    pub continue_token: String,
 }
 
 /// The result of everything that answers a client.
@@ -77,6 +79,7 @@ impl Status {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: None,
+            continue_token: String::new(),
         })
     }
 
@@ -207,8 +210,8 @@ impl Status {
     }
 
     /// 504.
-    pub fn timeout(message: impl Into<String>) -> Box<Self> {
-        Self::new(504, "Timeout", message)
+    pub fn timeout(message: impl AsRef<str>) -> Box<Self> {
+        Self::new(504, "Timeout", format!("Timeout: {}", message.as_ref()))
     }
 
     /// The object on the wire.
@@ -216,7 +219,11 @@ impl Status {
         let mut object = Object::default();
         object.set("kind", Value::str("Status"));
         object.set("apiVersion", Value::str("v1"));
-        object.set("metadata", Object::default());
+        let mut metadata = Object::default();
+        if !self.continue_token.is_empty() {
+            metadata.set("continue", self.continue_token.as_str());
+        }
+        object.set("metadata", metadata);
         object.set("status", Value::str("Failure"));
         object.set("message", self.message.as_str());
         object.set("reason", Value::str(self.reason));

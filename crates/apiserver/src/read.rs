@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::body::Body;
 use crate::call::{Call, key, prefix};
+use crate::query::Query;
 use crate::select::Selection;
 use crate::{ApiServer, encode, stored};
 
+/// The revision in tokens of lists that go on at the present one.
+const INCONSISTENT: i64 = -1;
 /// Entries read at once while a selector thins out a limited list.
 const SCAN_PAGE: usize = 1000;
 
@@ -172,7 +175,7 @@ impl ListOptions {
         let version = parse_version(query.str("resourceVersion"))?;
         let how = query.str("resourceVersionMatch");
         let token = query.str("continue");
-        check_match(how, version, token)?;
+        check_match(query, how, version, token)?;
         if !token.is_empty() {
             if version.is_some_and(|v| v != 0) {
                 return Err(Status::bad_request(
@@ -207,7 +210,7 @@ impl ListOptions {
         };
         let mut page = Page { revision: 0, entries: Vec::new(), next: None, remaining: None };
         loop {
-            let found = store.list(&query).await.map_err(|e| expired_list(e, self.start_after.is_some()))?;
+            let found = store.list(&query).await.map_err(|e| self.expired(call, e))?;
             page.revision = found.revision;
             let (more, remaining) = (found.more(), found.remaining);
             let last = found.entries.last().map(|e| e.key.clone());
@@ -233,6 +236,27 @@ impl ListOptions {
         }
     }
 
+    /// A revision that is gone. A list that was begun there is told how to go on at a newer one, which may show some objects
+    /// twice or not at all.
+    fn expired(&self, call: &Call, error: StoreError) -> Box<Status> {
+        match (error, &self.start_after) {
+            (StoreError::Compacted { .. }, Some(start)) => {
+                let mut status = Status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+                     the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+                     Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+                     deleted between the time the first chunk was returned and now may show up in the list.",
+                );
+                status.continue_token = Continue::token(call, INCONSISTENT, start);
+                status
+            }
+            (StoreError::Compacted { .. }, None) => {
+                Status::expired("The resourceVersion for the provided list is too old.")
+            }
+            (error, _) => store_error(error),
+        }
+    }
+
     /// `NotOlderThan`: the store is always current, so only versions that do not exist yet are refused.
     async fn wait_for_version(&self, server: &ApiServer, call: &Call) -> Result<()> {
         let Some(wanted) = parse_version(call.query.str("resourceVersion"))? else { return Ok(()) };
@@ -249,34 +273,32 @@ pub(crate) fn narrowed(call: &Call, selection: &Selection) -> String {
     }
 }
 
-fn expired_list(error: StoreError, continued: bool) -> Box<Status> {
-    let expired = matches!(error, StoreError::Compacted { .. });
-    match (expired, continued) {
-        (true, true) => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-        ),
-        (true, false) => Status::expired("The resourceVersion for the provided list is too old."),
-        _ => store_error(error),
+/// The rules of `resourceVersionMatch`; everything that is wrong is told at once.
+fn check_match(query: &Query, how: &str, version: Option<u64>, token: &str) -> Result<()> {
+    let (path, mut errors) = (Path::root("resourceVersionMatch"), Vec::new());
+    if query.get("sendInitialEvents").is_some() {
+        let path = Path::root("sendInitialEvents");
+        errors.push(Error::forbidden(&path, "sendInitialEvents is forbidden for list"));
     }
-}
-
-fn check_match(how: &str, version: Option<u64>, token: &str) -> Result<()> {
-    let path = Path::root("resourceVersionMatch");
-    let error = match (how, version) {
-        ("", _) => return Ok(()),
-        (_, None) => {
-            Error::forbidden(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+    if !how.is_empty() {
+        let mut forbid = |detail: &str| errors.push(Error::forbidden(&path, detail));
+        if version.is_none() {
+            forbid("resourceVersionMatch is forbidden unless resourceVersion is provided");
         }
-        _ if !token.is_empty() => {
-            Error::forbidden(&path, "resourceVersionMatch is forbidden when continue is provided")
+        if !token.is_empty() {
+            forbid("resourceVersionMatch is forbidden when continue is provided");
         }
-        ("Exact", Some(0)) => {
-            Error::forbidden(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        if !["Exact", "NotOlderThan"].contains(&how) {
+            errors.push(Error::not_supported(&path, how, &["Exact", "NotOlderThan", ""]));
+        } else if how == "Exact" && version == Some(0) {
+            let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(Error::forbidden(&path, detail));
         }
-        ("Exact" | "NotOlderThan", _) => return Ok(()),
-        _ => Error::not_supported(&path, how, &["Exact", "NotOlderThan"]),
-    };
-    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)),
+    }
 }
 
 /// A continue token: upstream's form, opaque to clients.
@@ -289,21 +311,33 @@ struct Continue {
 
 impl Continue {
     fn after(call: &Call, revision: u64, key: &str) -> String {
+        Continue::token(call, i64::try_from(revision).unwrap_or(i64::MAX), key)
+    }
+
+    fn token(call: &Call, rv: i64, key: &str) -> String {
         let start = key.strip_prefix(&call.prefix()).unwrap_or(key);
-        let token = Continue {
-            v: "meta.k8s.io/v1".into(),
-            rv: i64::try_from(revision).unwrap_or(i64::MAX),
-            start: format!("{start}\0"),
-        };
+        let token = Continue { v: "meta.k8s.io/v1".into(), rv, start: format!("{start}\0") };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
     fn decode(token: &str) -> Result<Self> {
-        let bad = |why: String| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: String| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| bad(e.to_string()))?;
         let token: Continue = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        if token.v != "meta.k8s.io/v1" || token.rv == 0 || token.start.split('/').any(|s| s == "..") {
+        if token.v != "meta.k8s.io/v1" {
+            return Err(bad(format!("server does not recognize this encoded version {:?}", token.v)));
+        }
+        if token.rv == 0 {
             return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));
+        }
+        if token.start.is_empty() {
+            return Err(bad("encoded start key empty (version meta.k8s.io/v1)".into()));
+        }
+        let strange = token.start.starts_with('/') || token.start.split('/').any(|s| s == ".." || s == ".");
+        if strange {
+            return Err(bad(token.start));
         }
         Ok(token)
     }
