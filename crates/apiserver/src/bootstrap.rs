@@ -33,6 +33,13 @@ impl ApiServer {
         for wanted in self.wanted_objects() {
             self.ensure(&wanted).await?;
         }
+        // Together they are one or two commits of the store.
+        let flow = crate::flow::wanted();
+        futures::future::join_all(flow.iter().map(|wanted| self.ensure(wanted)))
+            .await
+            .into_iter()
+            .collect::<Result<Vec<bool>>>()?;
+        self.flow_changed().await?;
         self.bootstrapped().store(true, Ordering::Release);
         Ok(())
     }
@@ -73,7 +80,13 @@ impl ApiServer {
         }
     }
 
-    async fn ask(&self, method: &str, path: &str, content_type: &str, object: &Json) -> (u16, String) {
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        object: &Json,
+    ) -> (u16, String) {
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -19,6 +19,7 @@ mod coverage;
 mod decode;
 mod delete;
 mod encode;
+mod flow;
 mod frames;
 #[cfg(test)]
 mod golden;

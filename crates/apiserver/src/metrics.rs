@@ -132,7 +132,67 @@ pub(crate) fn text(server: &ApiServer) -> String {
         let _ = writeln!(out, "{name} {value}");
     }
     write_requests(metrics, &mut out);
+    write_flow(server, &mut out);
+    write_process(&mut out);
     out
+}
+
+/// The kernel counts a process's time in hundredths of a second.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// And its memory in pages.
+const PAGE_BYTES: u64 = 4096;
+
+/// What every Prometheus client tells of its process, as far as the kernel says it.
+fn write_process(out: &mut String) {
+    let build = crate::VERSION;
+    let _ = writeln!(out, "# TYPE kubernetes_build_info gauge");
+    let _ = writeln!(out, "kubernetes_build_info{{git_version=\"{build}\",major=\"1\",minor=\"37\"}} 1");
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+    let stat = read("stat");
+    // The second field is the program's name in brackets, which may hold spaces.
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|t| t.parse::<f64>().ok()).unwrap_or(0.0);
+    let seconds = (ticks(11) + ticks(12)) / TICKS_PER_SECOND;
+    let resident = read("statm").split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    for (name, kind, value) in [
+        ("process_cpu_seconds_total", "counter", seconds.to_string()),
+        ("process_resident_memory_bytes", "gauge", (resident.unwrap_or(0) * PAGE_BYTES).to_string()),
+        ("process_open_fds", "gauge", descriptors.to_string()),
+    ] {
+        let _ = writeln!(out, "# TYPE {name} {kind}\n{name} {value}");
+    }
+}
+
+fn write_flow(server: &ApiServer, out: &mut String) {
+    let figures = server.flow().figures();
+    let mut all = |name: &str, kind: &str, of: fn(&crate::flow::Figures) -> u64| {
+        let _ = writeln!(out, "# TYPE apiserver_flowcontrol_{name} {kind}");
+        for level in &figures {
+            let _ = writeln!(
+                out,
+                "apiserver_flowcontrol_{name}{{priority_level=\"{}\"}} {}",
+                level.level,
+                of(level)
+            );
+        }
+    };
+    all("nominal_limit_seats", "gauge", |level| level.nominal);
+    all("upper_limit_seats", "gauge", |level| level.limit);
+    all("current_executing_seats", "gauge", |level| level.taken);
+    all("current_inqueue_requests", "gauge", |level| level.waiting as u64);
+    all("dispatched_requests_total", "counter", |level| level.served);
+    let _ = writeln!(out, "# TYPE apiserver_flowcontrol_rejected_requests_total counter");
+    for level in &figures {
+        for (why, count) in &level.refused {
+            let _ = writeln!(
+                out,
+                "apiserver_flowcontrol_rejected_requests_total{{priority_level=\"{}\",reason=\"{why}\"}} {count}",
+                level.level
+            );
+        }
+    }
 }
 
 fn write_requests(metrics: &Metrics, out: &mut String) {

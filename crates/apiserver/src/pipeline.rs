@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use corten_api::{GroupResource, Result, Status};
 use futures::FutureExt;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as watch_value};
+use tokio::sync::watch as watch_value;
 use tokio_util::sync::CancellationToken;
 
 use crate::allocate::Allocator;
@@ -22,6 +23,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::config::Config;
 use crate::connect::Kubelets;
+use crate::flow::{self, Flow, Mark, Seat};
 use crate::frames::Frames;
 use crate::media::{self, Answer};
 use crate::metrics::Metrics;
@@ -51,8 +53,8 @@ struct Inner {
     metrics: Metrics,
     /// What watchers were told last.
     frames: Frames,
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
+    flow: Flow,
+    in_flight: [AtomicUsize; 2],
     /// Cancelled when watches and streams must end.
     ending: CancellationToken,
     leases: crate::write::EventLease,
@@ -76,8 +78,8 @@ impl ApiServer {
             kubelets,
             metrics: Metrics::default(),
             frames: Frames::default(),
-            reads: Arc::new(Semaphore::new(config.limits.reads_in_flight)),
-            writes: Arc::new(Semaphore::new(config.limits.writes_in_flight)),
+            flow: Flow::new(config.limits.reads_in_flight + config.limits.writes_in_flight),
+            in_flight: Default::default(),
             ending: CancellationToken::new(),
             leases: crate::write::EventLease::default(),
             bootstrapped: false.into(),
@@ -125,6 +127,10 @@ impl ApiServer {
         self.0.kubelets.as_ref()
     }
 
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.0.flow
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
@@ -162,8 +168,9 @@ impl ApiServer {
         let info = RequestInfo::new(request.method(), request.uri().path(), &query);
         let errors = error_answer(request.headers());
         let labels = self.metrics().labels(&info);
+        let mark = Mark::new();
         let outcome =
-            AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query))).catch_unwind().await;
+            AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query, &mark))).catch_unwind().await;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => encode::status(errors, &status),
@@ -173,6 +180,7 @@ impl ApiServer {
             }
         };
         self.metrics().observe(labels, response.status().as_u16(), started.elapsed());
+        flow::tell(&mark, response.headers_mut());
         let cache = (HeaderName::from_static("cache-control"), HeaderValue::from_static("no-cache, private"));
         response.headers_mut().entry(cache.0).or_insert(cache.1);
         response
@@ -184,31 +192,37 @@ impl ApiServer {
         peer: Peer,
         info: RequestInfo,
         query: Query,
+        mark: &Mark,
     ) -> Result<Response<Body>> {
         if info.long_running() {
-            return self.admit(request, peer, info, query).await;
+            return self.admit(request, peer, info, query, mark).await;
         }
-        let limit = self.config().limits.request_timeout;
-        match tokio::time::timeout(limit, self.admit(request, peer, info, query)).await {
+        let most = self.config().limits.request_timeout;
+        let asked = query.duration("timeout").map_err(|why| {
+            Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))
+        })?;
+        let limit = asked.filter(|asked| !asked.is_zero()).map_or(most, |asked| asked.min(most));
+        match tokio::time::timeout(limit, self.admit(request, peer, info, query, mark)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
         }
     }
 
-    /// Authenticate, impersonate, authorise, find a place; then the verb.
+    /// Authenticate, impersonate, find a seat, authorise; then the verb.
     async fn admit(
         &self,
         request: Request<Body>,
         peer: Peer,
         mut info: RequestInfo,
         query: Query,
+        mark: &Mark,
     ) -> Result<Response<Body>> {
         let user = self.authenticate(request.headers(), &peer, &info.path).await?;
         let user = self.impersonate(user, request.headers()).await?;
         let kinds = self.kinds().snapshot();
         let kind = kinds.resource(&info.group, &info.version, &info.resource).cloned();
+        let _place = self.place(&info, &user, mark).await?;
         self.authorise(&user, &Attributes::of(&info, query.str("fieldSelector"))).await?;
-        let _place = self.place(&info, &user)?;
         if !info.is_resource {
             let (method, accept) = (request.method().clone(), accept(request.headers()));
             drop(request);
@@ -271,29 +285,29 @@ impl ApiServer {
             Verb::Delete => Box::pin(delete::delete(self, &call, request)).await,
             Verb::DeleteCollection => Box::pin(delete::collection(self, &call, request)).await,
         }?;
+        if call.kind.group == flow::GROUP && !call.info.read_only() {
+            self.flow_changed().await?;
+        }
         Ok(with_warnings(&call, response))
     }
 
-    /// A place among the requests in flight. Watches and streams need none, the server's own components always get one.
-    fn place(&self, info: &RequestInfo, user: &User) -> Result<Option<OwnedSemaphorePermit>> {
-        if info.long_running() || !info.is_resource {
+    /// A seat in the request's priority level. Watches and streams need none.
+    async fn place(&self, info: &RequestInfo, user: &User, mark: &Mark) -> Result<Option<Place<'_>>> {
+        let matched = self.flow().classify(user, info);
+        let matched = mark.get_or_init(|| matched);
+        if info.long_running() {
             return Ok(None);
         }
-        let places = if info.read_only() { &self.0.reads } else { &self.0.writes };
-        match places.clone().try_acquire_owned() {
-            Ok(place) => Ok(Some(place)),
-            Err(_) if user.is_in(crate::user::MASTERS) => Ok(None),
-            Err(_) => {
-                self.metrics().dropped();
-                Err(Status::too_many_requests("Too many requests, please try again later.", 1))
-            }
-        }
+        let seat = self.flow().seat(matched, user, info, self.metrics()).await?;
+        let counter = &self.0.in_flight[usize::from(!info.read_only())];
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(Place { _seat: seat, counter }))
     }
 
+    /// How many requests that read and that write run now.
     pub(crate) fn in_flight(&self) -> (usize, usize) {
-        let limits = &self.config().limits;
-        let reads = limits.reads_in_flight.saturating_sub(self.0.reads.available_permits());
-        (reads, limits.writes_in_flight.saturating_sub(self.0.writes.available_permits()))
+        let [reads, writes] = &self.0.in_flight;
+        (reads.load(Ordering::Relaxed), writes.load(Ordering::Relaxed))
     }
 
     /// Becomes another user where the headers ask for it and the user may.
@@ -320,6 +334,18 @@ impl ApiServer {
             target.groups.push(crate::user::AUTHENTICATED.into());
         }
         Ok(Arc::new(target))
+    }
+}
+
+/// A request that runs: its seat, and its part in the count.
+struct Place<'a> {
+    _seat: Option<Seat>,
+    counter: &'a AtomicUsize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -626,16 +626,76 @@ async fn discovery_and_paths() {
         assert_eq!(answer.code, 200, "{path}: {}", answer.text);
     }
     assert_eq!(server.ask("GET", "/version", "").await.json()["gitVersion"], crate::VERSION);
+    let checks = server.ask("GET", "/readyz?verbose&exclude=etcd&exclude=nothing", "").await.text;
+    assert!(checks.contains("[+]etcd excluded: ok\n[+]etcd-readiness ok\n"), "{checks}");
+    assert!(checks.contains("no matches for \"nothing\""), "{checks}");
+    assert!(checks.contains("[+]poststarthook/priority-and-fairness-config-producer ok\n"), "{checks}");
+    assert_eq!(server.ask("GET", "/readyz/etcd", "").await.text, "ok");
     assert_eq!(server.ask("GET", "/nothing", "").await.code, 404);
     assert_eq!(server.ask("POST", "/apis", "{}").await.code, 405);
 }
 
 #[tokio::test]
 async fn too_many_at_once() {
-    let server = TestServer::start_with(|c| c.limits.reads_in_flight = 0).await;
-    let user = crate::user::User::new("system:kube-scheduler", [""; 0]);
+    let server = TestServer::start_with(|c| {
+        c.limits.reads_in_flight = 0;
+        c.limits.writes_in_flight = 0;
+    })
+    .await;
+    let user = crate::user::User { name: "of no group".into(), ..Default::default() };
     let refused = server.ask_as(user, "GET", "/api/v1/nodes", &[], "").await;
     assert_eq!((refused.code, refused.headers["retry-after"].to_str().unwrap()), (429, "1"));
+    let admin = server.ask("GET", "/api/v1/nodes", "").await;
+    assert_eq!(admin.code, 200, "who is exempt needs no seat");
+}
+
+#[tokio::test]
+async fn answers_tell_what_the_request_was_taken_for() {
+    let server = TestServer::start().await;
+    let group = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let schema = server.ask("GET", &format!("{group}/flowschemas/global-default"), "").await.json();
+    let level =
+        server.ask("GET", &format!("{group}/prioritylevelconfigurations/global-default"), "").await.json();
+    assert_eq!(schema["status"]["conditions"][0]["status"], "False", "{schema}");
+    let me = || crate::user::User::new("me", [""; 0]);
+    let answer = server.ask_as(me(), "GET", "/api/v1/nodes", &[], "").await;
+    assert_eq!(answer.code, 403, "{}", answer.text);
+    assert_eq!(answer.headers["x-kubernetes-pf-flowschema-uid"], schema["metadata"]["uid"].as_str().unwrap());
+    assert_eq!(
+        answer.headers["x-kubernetes-pf-prioritylevel-uid"],
+        level["metadata"]["uid"].as_str().unwrap()
+    );
+
+    // Objects take effect with the answer to their write.
+    let mine = r#"{"metadata":{"name":"mine"},"spec":{"matchingPrecedence":500,"priorityLevelConfiguration":{"name":"none"},
+        "rules":[{"subjects":[{"kind":"User","user":{"name":"me"}}],"nonResourceRules":[{"verbs":["*"],"nonResourceURLs":["*"]}]}]}}"#;
+    assert_eq!(server.ask("POST", &format!("{group}/flowschemas"), mine).await.code, 201);
+    let mut made = server.ask("GET", &format!("{group}/flowschemas/mine"), "").await.json();
+    assert_eq!(made["status"]["conditions"][0]["status"], "True", "{made}");
+    made["spec"]["priorityLevelConfiguration"]["name"] = "system".into();
+    let changed = server.ask("PUT", &format!("{group}/flowschemas/mine"), made.to_string()).await;
+    assert_eq!(changed.code, 200, "{}", changed.text);
+    let answer = server.ask_as(me(), "GET", "/version", &[], "").await;
+    assert_eq!(answer.headers["x-kubernetes-pf-flowschema-uid"], made["metadata"]["uid"].as_str().unwrap());
+    let made = server.ask("GET", &format!("{group}/flowschemas/mine"), "").await.json();
+    assert_eq!(made["status"]["conditions"][0]["status"], "False", "{made}");
+    let fixed = r#"{"spec":{"matchingPrecedence":9999}}"#;
+    let patch = [("content-type", "application/merge-patch+json")];
+    let refused = server.ask_with("PATCH", &format!("{group}/flowschemas/catch-all"), &patch, fixed).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    let figures = server.ask("GET", "/metrics", "").await.text;
+    assert!(
+        figures.contains("apiserver_flowcontrol_nominal_limit_seats{priority_level=\"workload-high\"} 98"),
+        "{figures}"
+    );
+}
+
+#[tokio::test]
+async fn requests_name_their_own_time_limit() {
+    let server = TestServer::start().await;
+    assert_eq!(server.ask("GET", "/api/v1/nodes?timeout=5s", "").await.code, 200);
+    let refused = server.ask("GET", "/api/v1/nodes?timeout=soon", "").await;
+    assert_eq!(refused.code, 400, "{}", refused.text);
 }
 
 #[tokio::test]
@@ -971,4 +1031,76 @@ async fn limit_ranges_and_quotas() {
         unsaid["message"].as_str().unwrap().contains("failed quota: s: must specify limits.memory for: c"),
         "{unsaid}"
     );
+}
+
+/// Every combination of how a list can be asked for, and what upstream answers.
+#[tokio::test]
+async fn resource_versions_of_lists() {
+    let server = TestServer::start().await;
+    for i in 0..4 {
+        server.ask("POST", MAPS, map(&format!("m{i}"), "1")).await;
+    }
+    let list = server.ask("GET", &format!("{MAPS}?limit=2"), "").await.json();
+    let (now, token) = (
+        list["metadata"]["resourceVersion"].as_str().unwrap(),
+        list["metadata"]["continue"].as_str().unwrap(),
+    );
+    let future = now.parse::<u64>().unwrap() + 1000;
+    let forbidden = "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden";
+    let cases: &[(String, u16, &str)] = &[
+        (String::new(), 200, ""),
+        ("resourceVersion=0".into(), 200, ""),
+        (format!("resourceVersion={now}"), 200, ""),
+        (format!("resourceVersion={now}&limit=1"), 200, ""),
+        (format!("resourceVersion={now}&resourceVersionMatch=Exact"), 200, ""),
+        (format!("resourceVersion={now}&resourceVersionMatch=NotOlderThan"), 200, ""),
+        ("resourceVersion=0&resourceVersionMatch=NotOlderThan".into(), 200, ""),
+        (format!("continue={token}"), 200, ""),
+        (format!("continue={token}&resourceVersion=0"), 200, ""),
+        (format!("resourceVersion={future}"), 504, "Timeout: Too large resource version"),
+        ("resourceVersionMatch=Exact".into(), 422, "is forbidden unless resourceVersion is provided"),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact".into(),
+            422,
+            "\\\"exact\\\" is forbidden for resourceVersion \\\"0\\\"",
+        ),
+        (
+            format!("resourceVersion={now}&resourceVersionMatch=Often"),
+            422,
+            "supported values: \\\"Exact\\\", \\\"NotOlderThan\\\", \\\"\\\"",
+        ),
+        (
+            format!("resourceVersionMatch=Exact&continue={token}"),
+            422,
+            &format!(
+                "[{forbidden} unless resourceVersion is provided, {forbidden} when continue is provided]"
+            ),
+        ),
+        ("sendInitialEvents=true".into(), 422, "sendInitialEvents is forbidden for list"),
+        (
+            format!("continue={token}&resourceVersion={now}"),
+            400,
+            "specifying resource version is not allowed when using continue",
+        ),
+        ("continue=%25".into(), 400, "invalid continue token: continue key is not valid"),
+        ("resourceVersion=abc".into(), 400, "strconv.ParseUint: parsing"),
+        ("limit=abc".into(), 400, ""),
+    ];
+    for (query, code, text) in cases {
+        let answer = server.ask("GET", &format!("{MAPS}?{query}"), "").await;
+        assert_eq!(answer.code, *code, "{query}: {}", answer.text);
+        assert!(answer.text.contains(text), "{query}: {}", answer.text);
+    }
+    // A token that goes on at the present revision shows what is there now.
+    server.ask("POST", MAPS, map("m9", "1")).await;
+    let newer = base64_token(r#"{"v":"meta.k8s.io/v1","rv":-1,"start":"default/m1\u0000"}"#);
+    let rest = server.ask("GET", &format!("{MAPS}?continue={newer}"), "").await.json();
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|m| m["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m2", "m3", "m9"]);
+}
+
+fn base64_token(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
 }

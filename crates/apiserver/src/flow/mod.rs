@@ -12,6 +12,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use corten_api::{Result, Status, Value};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::HeaderValue;
 
 use crate::ApiServer;
@@ -21,8 +23,8 @@ use crate::user::User;
 
 pub(crate) use objects::wanted;
 pub(crate) use rules::Matched;
-pub(crate) use seats::{Figures, Seat};
 use rules::Rules;
+pub(crate) use seats::{Figures, Seat};
 use seats::{Seats, Verdict};
 
 /// The API group of both kinds.
@@ -45,7 +47,11 @@ impl Flow {
     /// The built-in objects, until those of the store are read.
     pub fn new(seats: usize) -> Self {
         let of = |kind: &str| -> Vec<Value> {
-            wanted().into_iter().filter(|w| w.object["kind"] == kind).filter_map(|w| tree(&w.object)).collect()
+            wanted()
+                .into_iter()
+                .filter(|w| w.object["kind"] == kind)
+                .filter_map(|w| tree(&w.object))
+                .collect()
         };
         let flow = Flow { rules: RwLock::default(), seats: Seats::new(seats) };
         flow.replace(&of("FlowSchema"), &of("PriorityLevelConfiguration"));
@@ -67,7 +73,13 @@ impl Flow {
     /// Waits for a seat. `None`: the request needs none.
     ///
     /// Errors: 429 where the queue is full, the level does not queue, or the wait took too long.
-    pub async fn seat(&self, matched: &Matched, user: &User, info: &RequestInfo, metrics: &Metrics) -> Result<Option<Seat>> {
+    pub async fn seat(
+        &self,
+        matched: &Matched,
+        user: &User,
+        info: &RequestInfo,
+        metrics: &Metrics,
+    ) -> Result<Option<Seat>> {
         if matched.exempt {
             return Ok(None);
         }
@@ -116,6 +128,15 @@ impl ApiServer {
         }
         self.flow().replace(&read[0], &read[1]);
         Ok(())
+    }
+
+    /// After a write to one of the objects: they take effect before it is answered, and conditions say what became of them.
+    pub(crate) fn flow_changed(&self) -> BoxFuture<'_, Result<()>> {
+        async {
+            self.judge_flow().await?;
+            self.reload_flow().await
+        }
+        .boxed()
     }
 }
 

@@ -49,27 +49,64 @@ fn schemas() -> Vec<Wanted> {
     let lead = ["get", "create", "update"];
     let leases = || resources(&lead, &["coordination.k8s.io"], &["leases"], &[ALL], false);
     let maps = || resources(&lead, &[""], &["endpoints", "configmaps"], &[ALL], false);
-    let endpoint_makers = ["endpoint-controller", "endpointslice-controller", "endpointslicemirroring-controller"];
+    let endpoint_makers =
+        ["endpoint-controller", "endpointslice-controller", "endpointslicemirroring-controller"];
     let makers = [user(MANAGER)].into_iter().chain(endpoint_makers.map(account)).collect::<Vec<_>>();
     vec![
         schema("exempt", "exempt", 1, "", all_of(vec![group(MASTERS)])),
-        schema("probes", "exempt", 2, "", json!([{"subjects": everybody(), "nonResourceRules":
-            [{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}])),
-        schema("system-leader-election", "leader-election", 100, "ByUser", json!([{
-            "subjects": [user(MANAGER), user(SCHEDULER), account(ALL)], "resourceRules": [leases()]}])),
-        schema("endpoint-controller", "workload-high", 150, "ByUser", json!([{
+        schema(
+            "probes",
+            "exempt",
+            2,
+            "",
+            json!([{"subjects": everybody(), "nonResourceRules":
+            [{"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]}]}]),
+        ),
+        schema(
+            "system-leader-election",
+            "leader-election",
+            100,
+            "ByUser",
+            json!([{
+            "subjects": [user(MANAGER), user(SCHEDULER), account(ALL)], "resourceRules": [leases()]}]),
+        ),
+        schema(
+            "endpoint-controller",
+            "workload-high",
+            150,
+            "ByUser",
+            json!([{
             "subjects": makers, "resourceRules": [
                 resources(&lead, &[""], &["endpoints"], &[ALL], false),
-                resources(&lead, &["discovery.k8s.io"], &["endpointslices"], &[ALL], false)]}])),
-        schema("workload-leader-election", "leader-election", 200, "ByUser", json!([{
-            "subjects": [account(ALL)], "resourceRules": [maps(), leases()]}])),
-        schema("system-node-high", "node-high", 400, "ByUser", json!([{"subjects": [group(NODES)], "resourceRules": [
+                resources(&lead, &["discovery.k8s.io"], &["endpointslices"], &[ALL], false)]}]),
+        ),
+        schema(
+            "workload-leader-election",
+            "leader-election",
+            200,
+            "ByUser",
+            json!([{
+            "subjects": [account(ALL)], "resourceRules": [maps(), leases()]}]),
+        ),
+        schema(
+            "system-node-high",
+            "node-high",
+            400,
+            "ByUser",
+            json!([{"subjects": [group(NODES)], "resourceRules": [
             resources(&[ALL], &[""], &["nodes", "nodes/status"], &[ALL], true),
-            resources(&[ALL], &["coordination.k8s.io"], &["leases"], &[ALL], false)]}])),
+            resources(&[ALL], &["coordination.k8s.io"], &["leases"], &[ALL], false)]}]),
+        ),
         schema("system-nodes", "system", 500, "ByUser", all_of(vec![group(NODES)])),
         schema("kube-controller-manager", "workload-high", 800, "ByNamespace", all_of(vec![user(MANAGER)])),
         schema("kube-scheduler", "workload-high", 800, "ByNamespace", all_of(vec![user(SCHEDULER)])),
-        schema("kube-system-service-accounts", "workload-high", 900, "ByNamespace", all_of(vec![account(ALL)])),
+        schema(
+            "kube-system-service-accounts",
+            "workload-high",
+            900,
+            "ByNamespace",
+            all_of(vec![account(ALL)]),
+        ),
         schema("service-accounts", "workload-low", 9000, "ByUser", all_of(vec![group(ACCOUNTS)])),
         schema("global-default", "global-default", 9900, "ByUser", all_of(everybody())),
         schema("catch-all", "catch-all", 10_000, "ByUser", all_of(everybody())),
@@ -86,8 +123,7 @@ fn object(kind: &str, name: &str, spec: &Json) -> Wanted {
 }
 
 fn schema(name: &str, level: &str, precedence: u32, by: &str, rules: Json) -> Wanted {
-    let mut spec =
-        json!({"priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence, "rules": rules});
+    let mut spec = json!({"priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence, "rules": rules});
     if !by.is_empty() {
         spec["distinguisherMethod"] = json!({"type": by});
     }
@@ -101,8 +137,15 @@ fn all_of(subjects: Vec<Json>) -> Json {
         "nonResourceRules": [{"verbs": [ALL], "nonResourceURLs": [ALL]}]}])
 }
 
-fn resources(verbs: &[&str], groups: &[&str], resources: &[&str], namespaces: &[&str], cluster: bool) -> Json {
-    let mut rule = json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "namespaces": namespaces});
+fn resources(
+    verbs: &[&str],
+    groups: &[&str],
+    resources: &[&str],
+    namespaces: &[&str],
+    cluster: bool,
+) -> Json {
+    let mut rule =
+        json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "namespaces": namespaces});
     if cluster {
         rule["clusterScope"] = true.into();
     }

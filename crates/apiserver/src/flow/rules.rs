@@ -149,7 +149,11 @@ impl Level {
         Level {
             name: object.str_at(&["metadata", "name"]).into(),
             exempt,
-            shares: number(object, &["spec", part, "nominalConcurrencyShares"]).unwrap_or(if exempt { 0 } else { 30 }),
+            shares: number(object, &["spec", part, "nominalConcurrencyShares"]).unwrap_or(if exempt {
+                0
+            } else {
+                30
+            }),
             lendable: number(object, &["spec", part, "lendablePercent"]).unwrap_or(0).min(100),
             borrowing: number(object, &["spec", part, "borrowingLimitPercent"]),
             queuing,
@@ -165,9 +169,11 @@ impl Rules {
         if !levels.iter().any(|level| &*level.name == CATCH_ALL) {
             levels.push(Level { name: CATCH_ALL.into(), queuing: None, ..Level::new(&Value::Null) });
         }
-        let mut schemas: Vec<Schema> = schemas.iter().filter_map(|schema| Schema::new(schema, &levels)).collect();
+        let mut schemas: Vec<Schema> =
+            schemas.iter().filter_map(|schema| Schema::new(schema, &levels)).collect();
         schemas.sort_by(|a, b| (a.precedence, &a.matched.schema).cmp(&(b.precedence, &b.matched.schema)));
-        let fallback = Matched { schema: CATCH_ALL.into(), level: CATCH_ALL.into(), by: By::User, ..Matched::default() };
+        let fallback =
+            Matched { schema: CATCH_ALL.into(), level: CATCH_ALL.into(), by: By::User, ..Matched::default() };
         Rules { schemas, levels, fallback: Arc::new(fallback) }
     }
 
@@ -305,7 +311,13 @@ mod tests {
             (User::apiserver(), "GET", "/api/v1/nodes", "exempt", "exempt"),
             (User::anonymous(), "GET", "/readyz", "probes", "exempt"),
             (User::anonymous(), "GET", "/version", "global-default", "global-default"),
-            (manager.clone(), "PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/a", "system-leader-election", "leader-election"),
+            (
+                manager.clone(),
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/a",
+                "system-leader-election",
+                "leader-election",
+            ),
             (manager, "GET", "/api/v1/pods", "kube-controller-manager", "workload-high"),
             (node.clone(), "PATCH", "/api/v1/nodes/a/status", "system-node-high", "node-high"),
             (node, "GET", "/api/v1/namespaces/x/pods/a", "system-nodes", "system"),

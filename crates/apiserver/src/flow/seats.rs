@@ -47,13 +47,16 @@ struct Row {
 /// One request's seat, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    hall: Arc<Hall>,
+    /// `None`: taken back before anybody sat.
+    hall: Option<Arc<Hall>>,
     level: Arc<str>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.hall.leave(&self.level);
+        if let Some(hall) = self.hall.take() {
+            hall.leave(&self.level);
+        }
     }
 }
 
@@ -91,7 +94,8 @@ impl Seats {
             row.gone = false;
             row.nominal = (self.0.total * level.shares).div_ceil(shares);
             row.reserved = row.nominal - row.nominal * level.lendable / 100;
-            row.limit = level.borrowing.map_or(self.0.total, |percent| row.nominal + row.nominal * percent / 100);
+            row.limit =
+                level.borrowing.map_or(self.0.total, |percent| row.nominal + row.nominal * percent / 100);
             row.limit = row.limit.min(self.0.total);
             row.queuing = level.queuing;
             row.fit_queues();
@@ -108,7 +112,7 @@ impl Seats {
         if free && row.waiting == 0 {
             row.taken += 1;
             row.served += 1;
-            return Verdict::Seated(Seat { hall: self.0.clone(), level: level.clone() });
+            return Verdict::Seated(Seat { hall: Some(self.0.clone()), level: level.clone() });
         }
         let Some(queuing) = row.queuing else { return Verdict::Refused("concurrency-limit") };
         let at = row.shortest_of_hand(queuing, flow);
@@ -183,10 +187,10 @@ impl Hall {
                 }
                 row.taken += 1;
                 row.served += 1;
-                let seat = Seat { hall: self.clone(), level: level.clone() };
-                if let Err(unwanted) = waiting.send(seat) {
+                let seat = Seat { hall: Some(self.clone()), level: level.clone() };
+                if let Err(mut unwanted) = waiting.send(seat) {
                     // Its drop would come back here under the lock.
-                    std::mem::forget(unwanted);
+                    unwanted.hall = None;
                     row.taken -= 1;
                     row.served -= 1;
                 }
@@ -249,7 +253,8 @@ mod tests {
     use super::*;
 
     fn level(name: &str, spec: &str) -> corten_api::Value {
-        let text = format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"type":"Limited","limited":{spec}}}}}"#);
+        let text =
+            format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"type":"Limited","limited":{spec}}}}}"#);
         corten_api::json::parse(&text.into()).unwrap()
     }
 
@@ -259,7 +264,8 @@ mod tests {
         seats
     }
 
-    const QUEUE: &str = r#""limitResponse":{"type":"Queue","queuing":{"queues":4,"handSize":2,"queueLengthLimit":2}}"#;
+    const QUEUE: &str =
+        r#""limitResponse":{"type":"Queue","queuing":{"queues":4,"handSize":2,"queueLengthLimit":2}}"#;
     const CATCH_ALL: &str = r#"{"nominalConcurrencyShares":0,"limitResponse":{"type":"Reject"}}"#;
 
     fn taken(seats: &Seats, level: &str) -> u64 {
@@ -291,7 +297,8 @@ mod tests {
     #[test]
     fn seats_are_lent_but_what_is_reserved_is_not() {
         let all = r#"{"nominalConcurrencyShares":1,"lendablePercent":50,"limitResponse":{"type":"Reject"}}"#;
-        let few = r#"{"nominalConcurrencyShares":1,"borrowingLimitPercent":20,"limitResponse":{"type":"Reject"}}"#;
+        let few =
+            r#"{"nominalConcurrencyShares":1,"borrowingLimitPercent":20,"limitResponse":{"type":"Reject"}}"#;
         let seats = seats(20, &[level("a", all), level("b", few), level("catch-all", CATCH_ALL)]);
         let sit = |name: &str| {
             let name: Arc<str> = name.into();

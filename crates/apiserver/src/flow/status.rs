@@ -16,22 +16,27 @@ impl ApiServer {
         for level in levels {
             names.push(self.tree(&level)?.str_at(&["metadata", "name"]).to_owned());
         }
+        let mut changes = Vec::new();
         for schema in self.list_group(GROUP, "flowschemas", "").await? {
             let schema = self.tree(&schema)?;
             let level = schema.str_at(&["spec", "priorityLevelConfiguration", "name"]);
             let dangles = !names.iter().any(|name| name == level);
             if dangling(&schema) != Some(dangles) {
-                let (name, now) = (schema.str_at(&["metadata", "name"]), time::rfc3339(self.now_ms()));
-                let path = format!("/apis/{GROUP}/v1/flowschemas/{name}/status");
-                let condition = condition(level, dangles, &now);
+                let condition = condition(level, dangles, &time::rfc3339(self.now_ms()));
                 let body = json!({"status": {"conditions": [condition]}});
-                let (code, text) = self.ask("PATCH", &path, "application/merge-patch+json", &body).await;
-                if code >= 300 && code != 404 && code != 409 {
-                    tracing::warn!(name, code, text, "the condition of a flow schema could not be written");
-                }
+                changes.push(self.write_condition(schema.str_at(&["metadata", "name"]).to_owned(), body));
             }
         }
+        futures::future::join_all(changes).await;
         Ok(())
+    }
+
+    async fn write_condition(&self, name: String, body: serde_json::Value) {
+        let path = format!("/apis/{GROUP}/v1/flowschemas/{name}/status");
+        let (code, text) = self.ask("PATCH", &path, "application/merge-patch+json", &body).await;
+        if code >= 300 && code != 404 && code != 409 {
+            tracing::warn!(name, code, text, "the condition of a flow schema could not be written");
+        }
     }
 }
 
@@ -43,8 +48,8 @@ fn dangling(schema: &Value) -> Option<bool> {
 
 fn condition(level: &str, dangles: bool, now: &str) -> serde_json::Value {
     let (status, reason, message) = match dangles {
-        true => ("True", "NotFound", format!("This FlowSchema references the PriorityLevelConfiguration object named \"{level}\" but there is no such object")),
-        false => ("False", "Found", format!("This FlowSchema references the PriorityLevelConfiguration object named \"{level}\" and it exists")),
+        true => ("True", "NotFound", format!("there is no priority level \"{level}\"")),
+        false => ("False", "Found", format!("the priority level \"{level}\" is there")),
     };
     json!({"type": "Dangling", "status": status, "reason": reason, "message": message, "lastTransitionTime": now})
 }
