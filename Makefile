@@ -13,7 +13,7 @@ help:
 	@echo 'make test     all tests, the end-to-end ones on real containers included (needs root)'
 	@echo 'make test-ipvs  services in mode ipvs, in a virtual machine with Debian'"'"'s kernel'
 	@echo 'make check    format, clippy, tidy: what must hold before a change lands'
-	@echo 'make bench    measure start, load and pod start, and print a table'
+	@echo 'make bench    measure everything that we aim at and print tables (PROFILE=DIR: and say where CPU time goes)'
 	@echo 'make images   build the images that examples and tests run'
 
 up:

@@ -60,7 +60,10 @@ async fn interruption() -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
-    bail!("interrupted; the namespace corten-bench-{} may be left", std::process::id())
+    bail!(
+        "interrupted; a server that was running before may keep the namespace corten-bench-{}",
+        std::process::id()
+    )
 }
 
 async fn measure(command: Command, found: &mut Found) -> Result<()> {
@@ -97,19 +100,32 @@ async fn measure(command: Command, found: &mut Found) -> Result<()> {
 
 /// One section after the other; each leaves the machine to the next.
 async fn figures(args: &Figures, found: &mut Found) -> Result<()> {
-    if args.sections.contains(&Section::Api) {
-        found.sections.push((SPEED, speed::run(&args.speed).await?));
+    let wanted = |section| args.sections.contains(&section);
+    let mut result = Ok(());
+    if wanted(Section::Api) {
+        // A section that fails does not take the others with it; the first error is told at the end.
+        match speed::run(&args.speed).await {
+            Ok(figures) => found.sections.push((SPEED, figures)),
+            Err(error) => result = Err(error),
+        }
     }
-    if args.sections.contains(&Section::Services) {
-        found.sections.push(("services", services::run().await?));
+    if wanted(Section::Services) {
+        match services::run().await {
+            Ok(figures) => found.sections.push(("services", figures)),
+            Err(error) => result = result.and(Err(error)),
+        }
     }
-    if args.sections.contains(&Section::Cluster) {
+    if wanted(Section::Cluster) {
         let mut figures = Vec::new();
-        let result = cluster::run(args, &mut figures).await;
+        let measured = cluster::run(args, &mut figures).await;
         found.sections.push(("a cluster with one node", figures));
-        result?;
+        result = result.and(measured);
     }
-    Ok(())
+    let failed = |figures: &[Figure]| figures.iter().any(|figure| figure.failed);
+    match found.sections.iter().find(|(_, figures)| failed(figures)) {
+        Some((title, _)) => result.and(Err(anyhow::anyhow!("some of the work failed: {title}"))),
+        None => result,
+    }
 }
 
 const LISTS: [Task; 2] = [Task::List { cached: false }, Task::List { cached: true }];

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{
     args::{Figures, Target},
-    figure::{Figure, at_most, told},
+    figure::{Figure, Part, at_most, told},
     podstart::{self, Series},
     report::Row,
     session::Session,
@@ -66,42 +66,45 @@ async fn pods(session: &Session, args: &Figures, figures: &mut Vec<Figure>) -> R
             };
             eprintln!("    {how}");
             let series = podstart::series(session, &options, count, together).await?;
-            figures.extend(series_figures(&how, count < args.full, series)?);
+            figures.extend(series_figures(&how, count < args.full, series));
         }
     }
     if args.answers > 0 {
         eprintln!("    first answers of {} services", args.answers);
-        let row = vip::run(session, &args.image, args.answers).await?.sound()?;
+        let row = vip::run(session, &args.image, args.answers).await?;
         let parts = vec![told(" ms", 1), at_most(150.0, " ms", 1)];
         let values = vec![row.at_most_ms(50), row.at_most_ms(99)];
         let work = format!("pod Ready to first answer through the VIP, {} times: p50 · p99", args.answers);
-        figures.push(Figure::ours(work, parts, values));
+        figures.push(figure(&row, work, parts, values));
     }
     Ok(())
 }
 
 /// `aimed`: the aim is not for pods that fill a node and queue behind each other.
-fn series_figures(how: &str, aimed: bool, series: Series) -> Result<Vec<Figure>> {
-    let tail = |row: &Row| vec![row.at_most_ms(50), row.at_most_ms(99), row.at_most_ms(100)];
-    let told_all = || vec![told(" ms", 0); 3];
-    let mut aims = told_all();
-    if aimed {
-        aims[0] = at_most(300.0, " ms", 0);
-    }
-    let start = series.start.sound()?;
-    let stop = series.stop.sound()?;
+fn series_figures(how: &str, aimed: bool, series: Series) -> Vec<Figure> {
+    let tail = |row: &Row, what: &str, aim: bool| {
+        let first = if aim { at_most(300.0, " ms", 0) } else { told(" ms", 0) };
+        let values = [50, 99, 100].map(|percent| row.at_most_ms(percent)).to_vec();
+        let work = format!("{how}, {what}: p50 · p99 · last");
+        figure(row, work, vec![first, told(" ms", 0), told(" ms", 0)], values)
+    };
     let mut figures = vec![
-        Figure::ours(format!("{how}, create to Running: p50 · p99 · last"), aims, tail(&start)),
-        Figure::ours(
-            format!("{how}, delete to gone from the API: p50 · p99 · last"),
-            told_all(),
-            tail(&stop),
-        ),
+        tail(&series.start, "create to Running", aimed),
+        tail(&series.stop, "delete to gone from the API", false),
     ];
-    if let Some(ended) = series.ended {
-        let ended = ended.sound()?;
-        let work = format!("{how}, delete to the container's end (grace 30 s): p50 · p99 · last");
-        figures.push(Figure::ours(work, told_all(), tail(&ended)));
+    let ended = series.ended.iter();
+    figures.extend(ended.map(|row| tail(row, "delete to the container's end (grace 30 s)", false)));
+    figures
+}
+
+/// Failures are told, so that good numbers of a few do not hide them; a figure with failures is never met.
+fn figure(row: &Row, work: String, parts: Vec<Part>, values: Vec<f64>) -> Figure {
+    match row.failure() {
+        None => Figure::ours(work, parts, values),
+        Some(failure) => {
+            eprintln!("    {failure}");
+            let work = format!("{work} ({} of {} FAILED)", row.errors(), row.errors() + row.count());
+            Figure::ours(work, parts, if row.count() > 0 { values } else { Vec::new() }).failed()
+        }
     }
-    Ok(figures)
 }

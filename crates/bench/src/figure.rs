@@ -70,12 +70,20 @@ pub struct Figure {
     /// Each run's numbers, in the order of the parts.
     pub upstream: Vec<Vec<f64>>,
     pub ours: Vec<Vec<f64>>,
+    /// Some of the work failed.
+    pub failed: bool,
 }
 
 impl Figure {
     /// A figure that upstream has no part in, of one run.
     pub fn ours(work: impl Into<String>, parts: Vec<Part>, values: Vec<f64>) -> Self {
-        Self { work: work.into(), parts, recorded: String::new(), upstream: Vec::new(), ours: vec![values] }
+        let (recorded, upstream) = (String::new(), Vec::new());
+        Self { work: work.into(), parts, recorded, upstream, ours: vec![values], failed: false }
+    }
+
+    /// The same, some of the work having failed: no aim is met by it.
+    pub fn failed(self) -> Self {
+        Self { failed: true, ..self }
     }
 
     /// The middle run of each part.
@@ -102,6 +110,7 @@ impl Figure {
     fn verdict(&self) -> String {
         let values = self.medians(&self.ours);
         let met = self.parts.iter().zip(values).filter_map(|(part, value)| part.met(value?));
+        let met = met.map(|met| met && !self.failed);
         let met: Vec<bool> = met.collect();
         let word = |met: &bool| if *met { "yes" } else { "no" };
         match met.as_slice() {
@@ -119,7 +128,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// `12345.6` as `12,345.6`.
-fn grouped(number: &str) -> String {
+pub fn grouped(number: &str) -> String {
     let (whole, rest) = number.split_at(number.find('.').unwrap_or(number.len()));
     let mut out = String::new();
     for (at, digit) in whole.chars().enumerate() {
@@ -201,6 +210,7 @@ mod tests {
             assert_eq!(Figure::ours("x", parts.clone(), values.to_vec()).verdict(), expected);
         }
         assert_eq!(Figure::ours("x", vec![told("", 0)], vec![1.0]).verdict(), "");
+        assert_eq!(Figure::ours("x", parts.clone(), vec![100.0, 0.5, 7.0]).failed().verdict(), "no");
         // Nothing measured is nothing met.
         assert_eq!(Figure::ours("x", parts, Vec::new()).verdict(), "");
     }

@@ -1,6 +1,7 @@
 //! The processes of a pod on this machine, found by its cgroup: to see when they have really ended.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -25,7 +26,9 @@ pub struct PodProcesses(Vec<PidFd>);
 impl PodProcesses {
     /// Those of the pod with this uid in the cluster with this cgroup root.
     pub fn of(root: &str, uid: &str) -> Self {
-        let pids = cgroup(Path::new(MOUNT), root, uid).map(|dir| pids(&dir)).unwrap_or_default();
+        // A pod may have its cgroup in a hierarchy of version 1 that its containers are not in.
+        let pids: BTreeSet<i32> =
+            cgroups(Path::new(MOUNT), root, uid).iter().flat_map(|dir| pids(dir)).collect();
         // One that has ended meanwhile need not be waited for.
         Self(pids.into_iter().filter_map(|pid| PidFd::open(pid).ok()).collect())
     }
@@ -43,12 +46,13 @@ fn ended(process: &PidFd) -> Result<()> {
     Ok(())
 }
 
-fn cgroup(mount: &Path, root: &str, uid: &str) -> Option<PathBuf> {
-    let hierarchies = fs::read_dir(mount).ok()?.flatten().map(|entry| entry.path());
-    [mount.to_owned()].into_iter().chain(hierarchies).find_map(|hierarchy| {
-        let pods = hierarchy.join(root).join("kubepods");
-        CLASSES.iter().map(|class| pods.join(class).join(format!("pod{uid}"))).find(|dir| dir.is_dir())
-    })
+fn cgroups(mount: &Path, root: &str, uid: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pods = [mount.to_owned()].into_iter().chain(hierarchies).map(|at| at.join(root).join("kubepods"));
+    let pod = format!("pod{uid}");
+    pods.flat_map(|pods| CLASSES.map(|class| pods.join(class).join(&pod)))
+        .filter(|dir| dir.is_dir())
+        .collect()
 }
 
 /// Of the pod itself and of its containers.
@@ -72,9 +76,14 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         fs::write(pod.join("cgroup.procs"), "").unwrap();
         fs::write(container.join("cgroup.procs"), format!("{}\n", child.id())).unwrap();
-        let found = cgroup(mount.path(), "bench", "u-1").unwrap();
-        assert_eq!(cgroup(mount.path(), "bench", "u-2"), None);
-        let pids = pids(&found);
+        fs::create_dir_all(
+            mount.path().join("a-hierarchy-without-processes/bench/kubepods/burstable/podu-1"),
+        )
+        .unwrap();
+        let found = cgroups(mount.path(), "bench", "u-1");
+        assert_eq!(found.len(), 2);
+        assert!(cgroups(mount.path(), "bench", "u-2").is_empty());
+        let pids: Vec<i32> = found.iter().flat_map(|dir| pids(dir)).collect();
         assert_eq!(pids, [i32::try_from(child.id()).unwrap()]);
         let processes = PodProcesses(vec![PidFd::open(pids[0]).unwrap()]);
         child.kill().unwrap();

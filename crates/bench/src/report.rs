@@ -93,15 +93,16 @@ impl Row {
 
     /// The first error, as an error.
     pub fn sound(self) -> anyhow::Result<Self> {
-        match &self.first_error {
+        match self.failure() {
             None => Ok(self),
-            Some(error) => anyhow::bail!(
-                "{}: {} of {} failed: {error}",
-                self.name,
-                self.errors,
-                self.errors + self.count()
-            ),
+            Some(failure) => anyhow::bail!(failure),
         }
+    }
+
+    /// What went wrong, if anything did.
+    pub fn failure(&self) -> Option<String> {
+        let error = self.first_error.as_ref()?;
+        Some(format!("{}: {} of {} failed: {error}", self.name, self.errors, self.errors + self.count()))
     }
 
     /// Such a share of all was at most so late, in milliseconds; 0 when there was none.

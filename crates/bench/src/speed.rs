@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     args::{Load, Speed, WatchLoad},
-    figure::{Figure, Part, at_least, at_most, told},
+    figure::{Figure, Part, at_least, at_most, grouped, told},
     load::{self, Task},
     objects::Kind,
     process::usage,
@@ -71,7 +71,8 @@ const WORKS: [Work; 9] = [
 impl Work {
     /// Its line before anything is measured. A single create may take `sync_ms` longer than the rest of its work.
     fn figure(self, args: &Speed, sync_ms: f64) -> Figure {
-        let pods = args.pods;
+        let pods = grouped(&args.pods.to_string());
+        let updates = grouped(&UPDATES.to_string());
         let per_1000 = |limit| at_most(limit, " s CPU/1,000", 2);
         let (work, recorded, parts): (String, &str, Vec<Part>) = match self {
             Self::Start => ("cold start to /readyz".into(), "6.5 s", vec![at_most(0.2, " s", 2)]),
@@ -108,7 +109,7 @@ impl Work {
                 ],
             ),
             Self::Watch => (
-                format!("{UPDATES} updates seen by {WATCHERS} watchers, {UPDATERS} writers: done in · CPU"),
+                format!("{updates} updates seen by {WATCHERS} watchers, {UPDATERS} writers: done in · CPU"),
                 "5.1 s · 7.2 s",
                 vec![at_most(0.5, " s", 2), at_most(0.7, " s", 2)],
             ),
@@ -118,7 +119,7 @@ impl Work {
                 vec![at_most(90.0, " MB", 1)],
             ),
         };
-        Figure { work, parts, recorded: recorded.into(), upstream: Vec::new(), ours: Vec::new() }
+        Figure { recorded: recorded.into(), ours: Vec::new(), ..Figure::ours(work, parts, Vec::new()) }
     }
 }
 

@@ -80,11 +80,11 @@ async fn follow(
     latencies: Arc<Mutex<Latencies>>,
     expected: usize,
 ) -> Result<()> {
-    let mut open = true;
+    let (mut open, mut near) = (true, 0);
     while open && latencies.lock().unwrap_or_else(PoisonError::into_inner).len() < expected {
         let each = |line: &[u8]| {
             // Objects that nobody has updated yet carry a zero.
-            if let Some(at) = stamp(line).filter(|at| !at.is_zero()) {
+            if let Some(at) = stamp(line, &mut near).filter(|at| !at.is_zero()) {
                 let late = session.now().saturating_sub(at);
                 latencies.lock().unwrap_or_else(PoisonError::into_inner).add(late);
             }
