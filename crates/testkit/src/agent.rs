@@ -34,7 +34,7 @@ impl Agent {
         let data_dir = std::env::temp_dir().join(format!("corten-{name}"));
         fs::create_dir_all(&data_dir).expect("a scratch directory can be made");
         let watchdog = Watchdog::start(&build::corten(), &name, &data_dir, false, Some(machine));
-        let token = cluster.corten(&["token"]).ok().trim().to_owned();
+        let token = cluster.corten(&["token", "create"]).ok().trim().to_owned();
         let log = File::create(data_dir.join("agent.log")).expect("a log can be written");
         let mut command = machine.command(&build::corten());
         command.args(["agent", "--name", &name, "--data-dir"]).arg(&data_dir);
@@ -58,6 +58,11 @@ impl Agent {
     /// The cluster's name on this machine, which its interfaces carry.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A certificate of its own (PEM), by the name of its file without ending.
+    pub fn certificate(&self, file: &str) -> String {
+        fs::read_to_string(self.data_dir.join(format!("pki/{file}.crt"))).unwrap_or_default()
     }
 
     /// The last lines of its log, for failures.

@@ -6,9 +6,8 @@ use std::time::Duration;
 use corten_testkit::{Agent, Cluster, Lan, Middle, NODE, Namespace, Options, eventually, within};
 use serde_json::{Value, json};
 
-/// A node that says nothing is believed for most of a minute; then its pods are evicted. When it is back, TCP may wait two more minutes
-/// before it sends again on the connections that were cut.
-const CUT_OFF: Duration = Duration::from_secs(300);
+/// A node that says nothing is believed for most of a minute; then its pods are evicted. When it is back, it is heard within seconds.
+const CUT_OFF: Duration = Duration::from_secs(150);
 
 /// A cluster on the first machine and an agent on each other one.
 fn start(lan: &Lan, flags: &[&str]) -> (Cluster, Vec<Agent>) {
@@ -102,6 +101,80 @@ fn three_neighbours_by_routes() {
 }
 
 #[test]
+fn a_token_that_ran_out_is_gone_and_lets_nobody_join() {
+    let lan = Lan::new(2, Middle::Switch);
+    let cluster = Cluster::start(Options {
+        beside_others: true,
+        machine: Some(lan.machines[0].clone()),
+        ..Options::default()
+    });
+    let words = ["token", "create", "--description", "for a moment", "--ttl"];
+    let short = cluster.corten(&[&words[..], &["1s"]].concat()).ok().trim().to_owned();
+    let long = cluster.corten(&[&words[..], &["1h"]].concat()).ok().trim().to_owned();
+    let id = |token: &str| token.split_once("::").unwrap().1.to_owned();
+    let list = || cluster.corten(&["token", "list"]).ok().to_owned();
+    eventually("it is cleaned away", || (!list().contains(&id(&short))).then_some(()));
+    assert!(list().contains(&id(&long)) && list().contains("for a moment"), "{}", list());
+    cluster.corten(&["token", "delete", &long]).says("deleted").ok();
+    for token in [short, long] {
+        let data = tempfile::tempdir().unwrap();
+        let data = data.path().to_str().unwrap();
+        let corten = corten_testkit::corten();
+        let (server, program) = (cluster.server(), corten.to_str().unwrap());
+        let join =
+            ["agent", "--data-dir", data, "--node-name", "late", "--server", &server, "--token", &token];
+        let output = lan.machines[1].run(&[&[program], &join[..]].concat());
+        assert!(!output.success() && output.stderr.contains("Unauthorized"), "{output}");
+    }
+}
+
+/// The serial number and all else that tells one certificate from another, of all parts of a node.
+fn certificates(agent: &Agent) -> Vec<String> {
+    let files = ["kubelet", "kubelet-client", "proxy-client", "dns-client", "network-client"];
+    files.iter().map(|file| agent.certificate(file)).collect()
+}
+
+#[test]
+fn certificates_are_renewed_while_the_node_runs() {
+    let lan = Lan::new(2, Middle::Switch);
+    let cluster = Cluster::start(Options {
+        beside_others: true,
+        machine: Some(lan.machines[0].clone()),
+        // They are renewed when most of this has passed, and then there must be time enough on a busy machine.
+        flags: vec!["--cluster-signing-duration=150s".to_owned()],
+        ..Options::default()
+    });
+    let agent = Agent::join(&cluster, &lan.machines[1], "node-2", &[]);
+    let namespace = cluster.namespace("renewed");
+    let first = certificates(&agent);
+    within(CUT_OFF * 2, "all have been renewed", || {
+        certificates(&agent).iter().zip(&first).all(|(now, then)| now != then).then_some(())
+    });
+    // The first ones have run out once a renewed lease says so.
+    let ended = 150 + first_second(&agent, &cluster);
+    within(CUT_OFF, "the node still speaks", || (lease_second(&agent, &cluster) > ended).then_some(()));
+    assert!(agent.is_ready(&cluster));
+    let pods = a_pod_on_each(&namespace, std::slice::from_ref(&agent));
+    all_reach_all(&namespace, &pods);
+    assert!(namespace.kubectl(&["logs", "node-2"]).ok().contains("GET /client"));
+}
+
+/// When the node was made, in seconds since 1970: its first certificates are a little older.
+fn first_second(agent: &Agent, cluster: &Cluster) -> i64 {
+    second(cluster, &["get", "node", &agent.node, "-o", "jsonpath={.metadata.creationTimestamp}"])
+}
+
+/// When the node renewed its lease last.
+fn lease_second(agent: &Agent, cluster: &Cluster) -> i64 {
+    let path = "jsonpath={.spec.renewTime}";
+    second(cluster, &["get", "lease", "-n", "kube-node-lease", &agent.node, "-o", path])
+}
+
+fn second(cluster: &Cluster, words: &[&str]) -> i64 {
+    cluster.kubectl(words).ok().parse::<jiff::Timestamp>().unwrap().as_second()
+}
+
+#[test]
 fn two_strangers_by_vxlan() {
     let lan = Lan::new(2, Middle::Router);
     let (cluster, agents) = start(&lan, &[]);
@@ -170,11 +243,17 @@ fn a_node_cut_off_and_back() {
     namespace.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
     assert_eq!(on("node-2", &|pod| !lives(pod)), 1, "nobody knows whether the old one has ended");
     namespace.wait("pod/stays", "condition=Ready=false");
+    // The node must hear of this when it is back, though nobody told it.
+    namespace.kubectl(&["expose", "deployment", "web", "--port=80", "--target-port=8080"]).ok();
+    let missed = namespace.get("service/web")["spec"]["clusterIP"].as_str().unwrap().to_owned();
 
     lan.cable(2, "up");
     within(CUT_OFF, "the node is back", || agents[0].is_ready(&cluster).then_some(()));
     namespace.wait("pod/stays", "condition=Ready");
     within(CUT_OFF, "the old pod is gone", || (on("node-2", &|_| true) == 0).then_some(()));
+    let (missed, named) = (format!("http://{missed}/hostname"), "http://web/hostname");
+    within(CUT_OFF, "what it missed is known there", || ask(&namespace, "stays", &missed));
+    within(CUT_OFF, "so is its name", || ask(&namespace, "stays", named));
     let pods = a_pod_on_each(&namespace, &agents);
     all_reach_all(&namespace, &pods);
 }
