@@ -78,7 +78,8 @@ impl Candidate {
     pub async fn lead(self, stop: CancellationToken) -> Option<CancellationToken> {
         let mut observed = Observed { record: None, changed: Instant::now() };
         loop {
-            if self.try_hold(&mut observed).await {
+            let held = tokio::time::timeout(self.timing.renew_deadline, self.try_hold(&mut observed)).await;
+            if held == Ok(true) {
                 break;
             }
             tokio::select! {
@@ -98,7 +99,9 @@ impl Candidate {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(self.timing.retry) => {}
             }
-            if self.try_hold(&mut observed).await {
+            let left = self.timing.renew_deadline.saturating_sub(renewed.elapsed());
+            // A server that does not answer must not keep us leading while another one takes the lease.
+            if tokio::time::timeout(left, self.try_hold(&mut observed)).await == Ok(true) {
                 renewed = Instant::now();
             }
         }
@@ -183,5 +186,18 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             assert_eq!(step(&observed, "me", &timing, now), expected, "{record:?} after {seconds} s");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_ends_the_lead() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, tower::BoxError>>()
+        });
+        let client = crate::in_process(silent);
+        let candidate = Candidate::new(client, "kube-system", "x", "me", Timing::default());
+        let leading = CancellationToken::new();
+        let observed = Observed { record: None, changed: Instant::now() };
+        candidate.keep(observed, CancellationToken::new(), leading.clone()).await;
+        assert!(leading.is_cancelled());
     }
 }
