@@ -40,6 +40,7 @@ async fn main() -> Result<()> {
         audiences: vec!["https://kubernetes.default.svc.cluster.local".into()],
         verifying_keys_pem: vec![signing.public_key_pem().into_bytes()],
         signing_key_pem: signing.serialize_pem().into_bytes(),
+        ..ServiceAccountKeys::default()
     };
     let server = ApiServer::new(config)?;
     server.bootstrap().await?;

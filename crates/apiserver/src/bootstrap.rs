@@ -33,6 +33,7 @@ impl ApiServer {
         for wanted in self.wanted_objects() {
             self.ensure(&wanted).await?;
         }
+        self.bootstrap_roles().await?;
         // Together they are one or two commits of the store.
         let flow = crate::flow::wanted();
         futures::future::join_all(flow.iter().map(|wanted| self.ensure(wanted)))

@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use corten_store::Store;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::audit::AuditConfig;
 use crate::authn::token::ServiceAccountKeys;
+use crate::authz::{DEFAULT_MODES, Mode};
 use crate::user::User;
 
 /// The version that `/version` tells.
@@ -65,6 +67,14 @@ pub struct Config {
     pub client_ca_pem: Option<Vec<u8>>,
     /// Service account tokens.
     pub service_account: ServiceAccountKeys,
+    /// Who decides what is allowed, in this order.
+    pub authorization: Vec<Mode>,
+    /// Is a request without any credential one of `system:anonymous`? Otherwise it is refused, except for health and version.
+    pub anonymous: bool,
+    /// Admission plugins to do without, by upstream's names.
+    pub disabled_admission: Vec<String>,
+    /// What is written down about requests.
+    pub audit: Option<AuditConfig>,
     /// Fixed bearer tokens (upstream's token file).
     pub static_tokens: Vec<(String, User)>,
     /// How to reach kubelets; `None` makes log, exec and the like answer 503.
@@ -98,6 +108,10 @@ impl Config {
             store,
             client_ca_pem: None,
             service_account: ServiceAccountKeys::default(),
+            authorization: DEFAULT_MODES.to_vec(),
+            anonymous: true,
+            disabled_admission: Vec::new(),
+            audit: None,
             static_tokens: Vec::new(),
             kubelet_client: None,
             service_cidr,

@@ -6,6 +6,7 @@
 
 mod admission;
 mod allocate;
+mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -52,8 +53,11 @@ pub mod user;
 mod watch;
 mod write;
 
+pub use admission::ADMISSION_PLUGINS;
+pub use audit::AuditConfig;
 pub use authn::Peer;
 pub use authn::token::ServiceAccountKeys;
+pub use authz::Mode as AuthorizationMode;
 pub use body::Body;
 pub use config::{Config, KubeletClient, Limits, VERSION};
 pub use in_process::InProcess;

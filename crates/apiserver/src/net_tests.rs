@@ -189,7 +189,7 @@ async fn certificates_say_who_asks() {
     let request = || Request::builder().uri("/api/v1/nodes").header("host", "x").body(empty()).unwrap();
     assert_eq!(net.ask(net.admin(), request()).await.status(), 200);
     assert_eq!(net.ask(Some(net.ca.leaf("bob", "x")), request()).await.status(), 403);
-    assert_eq!(net.ask(None, request()).await.status(), 401);
+    assert_eq!(net.ask(None, request()).await.status(), 403);
     let version = || Request::builder().uri("/version").header("host", "x").body(empty()).unwrap();
     assert_eq!(net.ask(None, version()).await.status(), 200);
     // A stranger's certificate is answered, not hung up on, and no better than none.

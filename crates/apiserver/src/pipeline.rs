@@ -16,9 +16,11 @@ use tokio::sync::watch as watch_value;
 use tokio_util::sync::CancellationToken;
 
 use crate::allocate::Allocator;
+use crate::audit::{Audit, Trail};
 use crate::authn::Peer;
 use crate::authn::token::Authority;
 use crate::authz::Attributes;
+use crate::authz::rbac::Rbac;
 use crate::body::Body;
 use crate::call::Call;
 use crate::config::Config;
@@ -51,6 +53,8 @@ struct Inner {
     allocator: Allocator,
     kubelets: Option<Kubelets>,
     metrics: Metrics,
+    rbac: Rbac,
+    audit: Option<Arc<Audit>>,
     /// What watchers were told last.
     frames: Frames,
     flow: Flow,
@@ -70,6 +74,8 @@ impl ApiServer {
     pub fn new(config: Config) -> Result<ApiServer, String> {
         let authority = Authority::new(config.service_account.clone())?;
         let kubelets = config.kubelet_client.as_ref().map(Kubelets::new).transpose()?;
+        let audit =
+            config.audit.as_ref().map(|audit| Audit::open(audit, config.clock.clone())).transpose()?;
         let inner = Inner {
             kinds: KindTable::default(),
             documents: corten_api::openapi::Documents::default(),
@@ -77,6 +83,8 @@ impl ApiServer {
             allocator: Allocator::new(config.service_ranges(), config.node_ports.clone()),
             kubelets,
             metrics: Metrics::default(),
+            rbac: Rbac::default(),
+            audit: audit.map(Arc::new),
             frames: Frames::default(),
             flow: Flow::new(config.limits.reads_in_flight + config.limits.writes_in_flight),
             in_flight: Default::default(),
@@ -133,6 +141,14 @@ impl ApiServer {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(crate) fn audit(&self) -> Option<&Arc<Audit>> {
+        self.0.audit.as_ref()
+    }
+
+    pub(crate) fn rbac(&self) -> &Rbac {
+        &self.0.rbac
     }
 
     pub(crate) fn frames(&self) -> &Frames {
@@ -213,16 +229,42 @@ impl ApiServer {
         &self,
         request: Request<Body>,
         peer: Peer,
-        mut info: RequestInfo,
+        info: RequestInfo,
         query: Query,
         mark: &Mark,
     ) -> Result<Response<Body>> {
         let user = self.authenticate(request.headers(), &peer, &info.path).await?;
+        let Some(trail) = self.trail(&request, &info, &user) else {
+            return self.admit_user(request, user, info, query, mark, None).await;
+        };
+        let request = trail.sent(request, &info).await?;
+        let outcome = Box::pin(self.admit_user(request, user, info.clone(), query, mark, Some(&trail))).await;
+        trail.answered(outcome, &info).await
+    }
+
+    /// The same for a user who is known.
+    async fn admit_user(
+        &self,
+        request: Request<Body>,
+        user: Arc<User>,
+        mut info: RequestInfo,
+        query: Query,
+        mark: &Mark,
+        trail: Option<&Trail>,
+    ) -> Result<Response<Body>> {
+        let asking = user.clone();
         let user = self.impersonate(user, request.headers()).await?;
         let kinds = self.kinds().snapshot();
         let kind = kinds.resource(&info.group, &info.version, &info.resource).cloned();
         let _place = self.place(&info, &user, mark).await?;
-        self.authorise(&user, &Attributes::of(&info, query.str("fieldSelector"))).await?;
+        let decision = self.authorise(&user, &Attributes::of(&info, query.str("fieldSelector"))).await;
+        if let Some(trail) = trail {
+            if !Arc::ptr_eq(&asking, &user) {
+                trail.impersonated(&user);
+            }
+            trail.decided(decision.is_ok(), decision.as_deref().unwrap_or_default());
+        }
+        decision?;
         if !info.is_resource {
             let (method, accept) = (request.method().clone(), accept(request.headers()));
             drop(request);
@@ -309,32 +351,6 @@ impl ApiServer {
         let [reads, writes] = &self.0.in_flight;
         (reads.load(Ordering::Relaxed), writes.load(Ordering::Relaxed))
     }
-
-    /// Becomes another user where the headers ask for it and the user may.
-    async fn impersonate(&self, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>> {
-        let name = header(headers, &HeaderName::from_static("impersonate-user"));
-        let wanted = impersonated(headers);
-        if name.is_empty() {
-            return match wanted.is_empty() {
-                true => Ok(user),
-                false => Err(Status::internal("requested impersonation without a user name")),
-            };
-        }
-        let mut target = User { name: name.to_owned(), ..User::default() };
-        let subject = impersonation_of("users", name);
-        self.authorise(&user, &subject).await?;
-        for (what, value) in wanted {
-            self.authorise(&user, &impersonation_of(what.resource(), &value)).await?;
-            what.add(&mut target, value);
-        }
-        if let (Some((namespace, account)), true) = (target.account(), target.groups.is_empty()) {
-            target.groups = User::service_account(namespace, account, "").groups;
-        }
-        if target.name != crate::user::ANONYMOUS && !target.is_in(crate::user::AUTHENTICATED) {
-            target.groups.push(crate::user::AUTHENTICATED.into());
-        }
-        Ok(Arc::new(target))
-    }
 }
 
 /// A request that runs: its seat, and its part in the count.
@@ -346,61 +362,6 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.counter.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-enum Impersonated {
-    Group,
-    Uid,
-    Extra(String),
-}
-
-impl Impersonated {
-    fn resource(&self) -> &'static str {
-        match self {
-            Impersonated::Group => "groups",
-            Impersonated::Uid => "uids",
-            Impersonated::Extra(_) => "userextras",
-        }
-    }
-
-    fn add(self, user: &mut User, value: String) {
-        match self {
-            Impersonated::Group => user.groups.push(value),
-            Impersonated::Uid => user.uid = value,
-            Impersonated::Extra(key) => match user.extra.iter_mut().find(|(k, _)| *k == key) {
-                Some((_, values)) => values.push(value),
-                None => user.extra.push((key, vec![value])),
-            },
-        }
-    }
-}
-
-fn impersonated(headers: &HeaderMap) -> Vec<(Impersonated, String)> {
-    let mut wanted = Vec::new();
-    for (name, value) in headers {
-        let Ok(value) = value.to_str() else { continue };
-        let what = match name.as_str() {
-            "impersonate-group" => Impersonated::Group,
-            "impersonate-uid" => Impersonated::Uid,
-            other => match other.strip_prefix("impersonate-extra-") {
-                Some(key) => Impersonated::Extra(crate::query::decode(key, false)),
-                None => continue,
-            },
-        };
-        wanted.push((what, value.to_owned()));
-    }
-    wanted
-}
-
-fn impersonation_of(resource: &str, name: &str) -> Attributes {
-    let group = if resource == "users" || resource == "groups" { "" } else { "authentication.k8s.io" };
-    Attributes {
-        verb: "impersonate".into(),
-        group: group.into(),
-        resource: resource.into(),
-        name: name.into(),
-        ..Attributes::default()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Kinds that are questions: who am I, may I, is this token good. A POST is answered with the object filled in; nothing is stored.
 
+use corten_api::field::{Error, Path};
 use corten_api::{Object, Result, Status, Value};
 use http::{Request, Response};
 
-use crate::authz::{self, Attributes};
+use crate::authz::Attributes;
 use crate::body::{Body, read_all};
 use crate::call::Call;
 use crate::user::User;
@@ -32,15 +33,15 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, request: Request<Body
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         "TokenReview" => token(server, &review).await,
-        "SelfSubjectAccessReview" => access(server, &call.user, &review).await?,
+        "SelfSubjectAccessReview" => {
+            check(call, &review)?;
+            access(server, &call.user, &review).await
+        }
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
-            local_namespace(call, &review)?;
-            access(server, &subject(&review)?, &review).await?
+            check(call, &review)?;
+            access(server, &subject(&review), &review).await
         }
-        "SelfSubjectRulesReview" if review.str_at(&["spec", "namespace"]).is_empty() => {
-            return Err(Status::bad_request("no namespace on request"));
-        }
-        "SelfSubjectRulesReview" => rules(&call.user),
+        "SelfSubjectRulesReview" => rules(server, &call.user, &review).await?,
         _ => return Err(Status::no_route()),
     };
     review.object_at_mut(&[]).set("status", status);
@@ -53,7 +54,7 @@ fn strings(list: &[String]) -> Vec<Value> {
     list.iter().map(|s| Value::from(s.as_str())).collect()
 }
 
-fn user_info(user: &User) -> Object {
+pub(crate) fn user_info(user: &User) -> Object {
     let mut info = Object::default();
     info.set("username", user.name.as_str());
     if !user.uid.is_empty() {
@@ -102,95 +103,128 @@ async fn token(server: &ApiServer, review: &Value) -> Object {
     status
 }
 
-fn local_namespace(call: &Call, review: &Value) -> Result<()> {
-    let found = review.str_at(&["spec", "resourceAttributes", "namespace"]);
-    if call.kind.kind == "LocalSubjectAccessReview" && found != call.info.namespace {
-        return Err(Status::bad_request(format!(
-            "spec.resourceAttributes.namespace must match namespace: {}",
-            call.info.namespace
-        )));
+/// The rules of the three access reviews.
+///
+/// Errors: 422, and 400 for another namespace than the path's.
+fn check(call: &Call, review: &Value) -> Result<()> {
+    let root = Path::root("spec");
+    let empty = Value::object();
+    let spec = review.get("spec").unwrap_or(&empty);
+    let given = |field: &str| spec.get(field).filter(|v| !v.is_null());
+    let (resource, path) = (given("resourceAttributes"), given("nonResourceAttributes"));
+    let mut errors = Vec::new();
+    if resource.is_some() == path.is_some() {
+        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        errors.push(Error::invalid(&root, path.cloned().unwrap_or(Value::Null), why));
     }
-    Ok(())
+    let about_self = call.kind.kind == "SelfSubjectAccessReview";
+    if !about_self && spec.str_at(&["user"]).is_empty() && spec.items_at(&["groups"]).is_empty() {
+        errors.push(Error::invalid(
+            &root.child("user"),
+            "",
+            "at least one of user or group must be specified",
+        ));
+    }
+    if call.kind.kind == "LocalSubjectAccessReview" {
+        let namespace = spec.str_at(&["resourceAttributes", "namespace"]);
+        if resource.is_some() && namespace != call.info.namespace {
+            let why =
+                format!("spec.resourceAttributes.namespace must match namespace: {}", call.info.namespace);
+            return Err(Status::bad_request(why));
+        }
+        if let Some(path) = path {
+            let at = root.child("nonResourceAttributes");
+            errors.push(Error::invalid(&at, path.clone(), "disallowed on this kind of request"));
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid(&call.kind.group, &call.kind.kind, "", &errors)),
+    }
 }
 
 /// The user whom a SubjectAccessReview asks about.
-fn subject(review: &Value) -> Result<User> {
+fn subject(review: &Value) -> User {
     let spec = review.get("spec").unwrap_or(&Value::Null);
-    let list = |key: &str| -> Vec<String> {
-        spec.items_at(&[key]).iter().filter_map(|g| g.as_str().map(str::to_owned)).collect()
-    };
-    let user = User {
+    let words = |list: &[Value]| list.iter().filter_map(|g| g.as_str().map(str::to_owned)).collect();
+    let extra = spec.get("extra").and_then(Value::as_object).into_iter().flat_map(Object::iter);
+    let values = |v: &Value| v.as_array().map_or_else(Vec::new, |list| words(list));
+    User {
         name: spec.str_at(&["user"]).to_owned(),
         uid: spec.str_at(&["uid"]).to_owned(),
-        groups: list("groups"),
-        extra: Vec::new(),
-    };
-    match user.name.is_empty() && user.groups.is_empty() {
-        true => Err(Status::bad_request("at least one of user or group must be specified")),
-        false => Ok(user),
+        groups: words(spec.items_at(&["groups"])),
+        extra: extra.map(|(k, v)| (k.as_str().to_owned(), values(v))).collect(),
     }
 }
 
-fn attributes(review: &Value) -> Result<Attributes> {
+fn attributes(review: &Value) -> Attributes {
     let spec = review.get("spec").unwrap_or(&Value::Null);
     let text = |path: &[&str]| spec.str_at(path).to_owned();
-    match (spec.get("resourceAttributes"), spec.get("nonResourceAttributes")) {
-        (Some(resource), None) => Ok(Attributes {
-            verb: resource.str_at(&["verb"]).to_owned(),
-            namespace: resource.str_at(&["namespace"]).to_owned(),
-            group: resource.str_at(&["group"]).to_owned(),
-            resource: resource.str_at(&["resource"]).to_owned(),
-            subresource: resource.str_at(&["subresource"]).to_owned(),
-            name: resource.str_at(&["name"]).to_owned(),
-            ..Attributes::default()
-        }),
-        (None, Some(_)) => Ok(Attributes {
+    let Some(resource) = spec.get("resourceAttributes").filter(|v| !v.is_null()) else {
+        return Attributes {
             verb: text(&["nonResourceAttributes", "verb"]),
             path: Some(text(&["nonResourceAttributes", "path"])),
             ..Attributes::default()
-        }),
-        _ => Err(Status::bad_request(
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        )),
-    }
-}
-
-async fn access(server: &ApiServer, user: &User, review: &Value) -> Result<Object> {
-    let attributes = attributes(review)?;
-    let mut status = Object::default();
-    status.set("allowed", server.is_allowed(user, &attributes).await);
-    Ok(status)
-}
-
-fn rules(user: &User) -> Object {
-    let words = |list: &[&str]| -> Vec<Value> { list.iter().map(|w| Value::from(*w)).collect() };
-    let (mut resources, mut urls) = (Vec::new(), Vec::new());
-    let everything: &[&str] = &["*"];
-    let mut add = |verbs: &[&str], groups: &[&str], kinds: &[&str], names: &[&str], paths: &[&str]| {
-        let mut rule = Object::default();
-        rule.set("verbs", words(verbs));
-        if !kinds.is_empty() {
-            rule.set("apiGroups", words(groups));
-            rule.set("resources", words(kinds));
-            if !names.is_empty() {
-                rule.set("resourceNames", words(names));
-            }
-            resources.push(Value::from(rule));
-        } else {
-            rule.set("nonResourceURLs", words(paths));
-            urls.push(Value::from(rule));
-        }
+        };
     };
-    if user.is_in(crate::user::MASTERS) {
-        add(everything, everything, everything, &[], &[]);
-        add(everything, &[], &[], &[], everything);
+    let mut requirements = resource.items_at(&["fieldSelector", "requirements"]).iter();
+    let node =
+        requirements.find(|r| r.str_at(&["key"]) == "spec.nodeName" && r.str_at(&["operator"]) == "In");
+    let node = node.and_then(|r| r.items_at(&["values"]).first()).and_then(Value::as_str);
+    Attributes {
+        verb: resource.str_at(&["verb"]).to_owned(),
+        namespace: resource.str_at(&["namespace"]).to_owned(),
+        group: resource.str_at(&["group"]).to_owned(),
+        resource: resource.str_at(&["resource"]).to_owned(),
+        subresource: resource.str_at(&["subresource"]).to_owned(),
+        name: resource.str_at(&["name"]).to_owned(),
+        path: None,
+        selected_node: node.map(str::to_owned),
     }
-    for rule in authz::rules_of(user) {
-        add(rule.verbs, rule.groups, rule.resources, rule.names, rule.urls);
+}
+
+async fn access(server: &ApiServer, user: &User, review: &Value) -> Object {
+    let decision = server.decide(user, &attributes(review)).await;
+    let mut status = Object::default();
+    status.set("allowed", decision.is_ok());
+    let reason = decision.unwrap_or_else(|reason| reason);
+    if !reason.is_empty() {
+        status.set("reason", reason);
+    }
+    status
+}
+
+/// What the user may do in a namespace.
+///
+/// Errors: 400 without a namespace.
+async fn rules(server: &ApiServer, user: &User, review: &Value) -> Result<Object> {
+    let namespace = review.str_at(&["spec", "namespace"]);
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let found = server.rules_for(user, namespace).await?;
+    let (mut resources, mut urls) = (Vec::new(), Vec::new());
+    for rule in &found.rules {
+        let mut shown = Object::default();
+        shown.set("verbs", strings(&rule.verbs));
+        if !rule.resources.is_empty() {
+            shown.set("apiGroups", strings(&rule.groups));
+            shown.set("resources", strings(&rule.resources));
+            if !rule.names.is_empty() {
+                shown.set("resourceNames", strings(&rule.names));
+            }
+            resources.push(Value::from(shown));
+        } else if !rule.urls.is_empty() {
+            shown.set("nonResourceURLs", strings(&rule.urls));
+            urls.push(Value::from(shown));
+        }
     }
     let mut status = Object::default();
     status.set("resourceRules", resources);
     status.set("nonResourceRules", urls);
-    status.set("incomplete", user.node_name().is_some());
-    status
+    status.set("incomplete", found.incomplete);
+    if !found.error.is_empty() {
+        status.set("evaluationError", found.error);
+    }
+    Ok(status)
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
+use crate::audit;
 use crate::authn::{ClientCerts, Peer};
 use crate::body::boxed;
 
@@ -97,10 +98,12 @@ impl ApiServer {
         shutdown: CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         tcp.set_nodelay(true)?;
+        let from = tcp.peer_addr()?.ip();
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(tcp)).await??;
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = clients.map_or(Peer::Network(None), |clients| clients.judge(shown, UnixTime::now()));
-        let service = service_fn(move |request: http::Request<Incoming>| {
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(audit::Remote(from));
             let (server, peer) = (self.clone(), peer.clone());
             async move { Ok::<_, Infallible>(server.handle(request.map(boxed), peer).await) }
         });

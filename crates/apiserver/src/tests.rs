@@ -532,7 +532,7 @@ async fn who_may_what() {
     assert_eq!(who["status"]["userInfo"]["username"], "kubernetes-admin");
     let anonymous = crate::Peer::Network(None);
     let request = http::Request::builder().uri("/api").body(crate::body::empty()).unwrap();
-    assert_eq!(server.api.handle(request, anonymous.clone()).await.status(), 401);
+    assert_eq!(server.api.handle(request, anonymous.clone()).await.status(), 403);
     let request = http::Request::builder().uri("/readyz").body(crate::body::empty()).unwrap();
     assert_eq!(server.api.handle(request, anonymous).await.status(), 200);
 }
@@ -547,6 +547,7 @@ async fn tokens_are_bound_to_their_account() {
             audiences: vec!["https://test".into()],
             signing_key_pem: key.serialize_pem().into_bytes(),
             verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
+            ..crate::ServiceAccountKeys::default()
         };
     })
     .await;

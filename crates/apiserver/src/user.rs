@@ -24,7 +24,7 @@ pub const MASTERS: &str = "system:masters";
 /// The group of kubelets.
 pub const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
-const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
+pub(crate) const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
 impl User {
     /// An authenticated user: `system:authenticated` is added to the groups.

@@ -187,6 +187,7 @@ impl<'a> Write<'a> {
         object: &Value,
         live: Option<&Live>,
     ) -> Result<Written, Failure> {
+        self.server.check_escalation(self.call, object, attributes.old).await?;
         self.validate(object, attributes.old)?;
         admission::validate(attributes, object).await?;
         self.warn(object, attributes.old);

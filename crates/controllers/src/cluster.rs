@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +116,7 @@ informers! {
     "Volume claims." claims: PersistentVolumeClaim;
     "Resource quotas." quotas: ResourceQuota;
     "Endpoints." endpoints: Endpoints;
+    "Cluster roles." cluster_roles: ClusterRole;
     "Endpoint slices." endpoint_slices: EndpointSlice;
 }
 

@@ -5,6 +5,7 @@
 //! the workers), [`index`] (objects by what they belong to), [`claim`] (adopting and releasing), [`pods`] (facts about pods,
 //! creating and deleting them), [`expect`] (waiting for one's own writes to come back).
 
+pub mod aggregation;
 pub mod answer;
 pub mod certificates;
 pub mod claim;
@@ -47,6 +48,7 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         return;
     }
     tokio::join!(
+        aggregation::run(&cluster),
         certificates::run(&cluster),
         cron::run(&cluster),
         daemon::run(&cluster),

@@ -108,13 +108,63 @@ const PLUGINS: &[Plugin] = &[
     Plugin { name: "ResourceQuota", wants: quota::wants, mutate: None, validate: Some(quota::validate) },
 ];
 
+/// The names that upstream's flags know: plugins here, plugins whose work is done elsewhere here, and plugins that are missing.
+pub const ADMISSION_PLUGINS: [&str; 39] = [
+    "AlwaysAdmit",
+    "AlwaysDeny",
+    "AlwaysPullImages",
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "ClusterTrustBundleAttest",
+    "DefaultIngressClass",
+    "DefaultStorageClass",
+    "DefaultTolerationSeconds",
+    "DenyServiceExternalIPs",
+    "EventRateLimit",
+    "ExtendedResourceToleration",
+    "ImagePolicyWebhook",
+    "LimitPodHardAntiAffinityTopology",
+    "LimitRanger",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceAutoProvision",
+    "NamespaceExists",
+    "NamespaceLifecycle",
+    "NodeDeclaredFeatureValidator",
+    "NodeRestriction",
+    "OwnerReferencesPermissionEnforcement",
+    "PersistentVolumeClaimResize",
+    "PodGroupProtection",
+    "PodNodeSelector",
+    "PodResizeValidator",
+    "PodSecurity",
+    "PodTolerationRestriction",
+    "PodTopologyLabels",
+    "Priority",
+    "ResourceQuota",
+    "RuntimeClass",
+    "ServiceAccount",
+    "StorageObjectInUseProtection",
+    "TaintNodesByCondition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
+
+impl Plugin {
+    fn acts(&self, attributes: &Attributes<'_>) -> bool {
+        let disabled = &attributes.server.config().disabled_admission;
+        (self.wants)(attributes) && !disabled.iter().any(|name| name == self.name)
+    }
+}
+
 /// Runs the mutating rows in order.
 ///
 /// Errors: the first refusal.
 pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value) -> Result<()> {
     for plugin in PLUGINS {
         let Some(mutate) = plugin.mutate else { continue };
-        if (plugin.wants)(attributes) {
+        if plugin.acts(attributes) {
             tracing::trace!(plugin = plugin.name, "mutating admission");
             mutate(attributes, object).await?;
         }
@@ -128,7 +178,7 @@ pub(crate) async fn mutate(attributes: &Attributes<'_>, object: &mut Value) -> R
 pub(crate) async fn validate(attributes: &Attributes<'_>, object: &Value) -> Result<()> {
     for plugin in PLUGINS {
         let Some(validate) = plugin.validate else { continue };
-        if (plugin.wants)(attributes) {
+        if plugin.acts(attributes) {
             tracing::trace!(plugin = plugin.name, "validating admission");
             validate(attributes, object).await?;
         }

@@ -49,6 +49,22 @@ impl PublicKey {
     }
 }
 
+/// The public key of a certificate; a public key stays what it is.
+///
+/// Errors: text for the operator.
+pub fn public_key_pem(pem: &[u8]) -> Result<Vec<u8>, String> {
+    let unusable = |why: String| format!("service account key: {why}");
+    let (_, block) = parse_x509_pem(pem).map_err(|e| unusable(e.to_string()))?;
+    if block.label != "CERTIFICATE" {
+        return Ok(pem.to_vec());
+    }
+    let certificate = block.parse_x509().map_err(|e| unusable(e.to_string()))?;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate.tbs_certificate.subject_pki.raw);
+    let lines: Vec<String> =
+        text.as_bytes().chunks(64).map(|l| String::from_utf8_lossy(l).into_owned()).collect();
+    Ok(format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n")).into_bytes())
+}
+
 fn begin(kind: &'static str, id: &str) -> Object {
     let mut jwk = Object::default();
     jwk.set("use", Value::str("sig"));

@@ -1,6 +1,7 @@
 //! Who asks: client certificate, static token, bootstrap token, service account token, or nobody.
 
 mod bootstrap;
+mod impersonation;
 mod jwks;
 pub mod token;
 mod x509;
@@ -53,7 +54,7 @@ impl ApiServer {
         let nobody = matches!(peer, Peer::Network(None));
         match bearer(headers) {
             Some(token) => self.authenticate_token(token).await.ok_or_else(Status::unauthorized),
-            None if nobody && is_public(path) => Ok(Arc::new(User::anonymous())),
+            None if nobody && (self.config().anonymous || is_public(path)) => Ok(Arc::new(User::anonymous())),
             None => Err(Status::unauthorized()),
         }
     }

@@ -7,7 +7,7 @@ use corten_api::{Result, Status, Value};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::jwks::PublicKey;
+use super::jwks::{self, PublicKey};
 use crate::ApiServer;
 use crate::user::User;
 
@@ -19,11 +19,13 @@ const VERIFIED_TOKENS: usize = 4096;
 pub struct ServiceAccountKeys {
     /// `iss` of new tokens, e.g. `https://kubernetes.default.svc.cluster.local`.
     pub issuer: String,
+    /// Other issuers whose tokens are accepted.
+    pub accepted_issuers: Vec<String>,
     /// Audiences that this server accepts; the first is given to tokens that ask for none.
     pub audiences: Vec<String>,
     /// PKCS#8 or PKCS#1/SEC1 PEM, RSA (RS256) or P-256 (ES256).
     pub signing_key_pem: Vec<u8>,
-    /// Public key PEMs whose signatures are accepted.
+    /// Public key PEMs (or certificates) whose signatures are accepted.
     pub verifying_keys_pem: Vec<Vec<u8>>,
 }
 
@@ -158,7 +160,8 @@ impl Authority {
             Some(claims) => claims,
             None => self.verify_signature(token)?,
         };
-        (claims.iss == self.keys.issuer && claims.nbf <= now && now < claims.exp).then_some(claims)
+        let known = claims.iss == self.keys.issuer || self.keys.accepted_issuers.contains(&claims.iss);
+        (known && claims.nbf <= now && now < claims.exp).then_some(claims)
     }
 
     fn verify_signature(&self, token: &str) -> Option<Claims> {
@@ -190,10 +193,11 @@ fn signer(pem: &[u8]) -> Result<Signer, String> {
 }
 
 fn verifier(pem: &[u8]) -> Result<(Algorithm, DecodingKey), String> {
-    if let Ok(key) = DecodingKey::from_ec_pem(pem) {
+    let pem = jwks::public_key_pem(pem)?;
+    if let Ok(key) = DecodingKey::from_ec_pem(&pem) {
         return Ok((Algorithm::ES256, key));
     }
-    let key = DecodingKey::from_rsa_pem(pem).map_err(|e| format!("service account key: {e}"))?;
+    let key = DecodingKey::from_rsa_pem(&pem).map_err(|e| format!("service account key: {e}"))?;
     Ok((Algorithm::RS256, key))
 }
 

@@ -1,15 +1,23 @@
-//! Who may do what. In this stage fixed rows in the form of upstream's bootstrap roles; RBAC objects will add rows.
+//! Who may do what: the authorisers of the configuration are asked in their order, and the first that allows settles it. Members of
+//! `system:masters` may do everything in every mode.
 
+mod mode;
 mod node;
-mod rows;
+pub(crate) mod rbac;
+#[cfg(test)]
+mod tests;
 
 use corten_api::{GroupResource, Result, Status};
 
 use crate::ApiServer;
+use crate::authz::rbac::{Policy, Rule};
 use crate::request::RequestInfo;
 use crate::user::{MASTERS, User};
 
-pub use rows::{Rule, rules_of};
+pub use mode::{DEFAULT_MODES, Mode};
+
+/// Paths that need no permission, as upstream's `--authorization-always-allow-paths` has them.
+const ALWAYS_ALLOWED: [&str; 3] = ["/healthz", "/readyz", "/livez"];
 
 /// What is asked of the authoriser.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,51 +64,118 @@ impl Attributes {
         }
     }
 
-    /// `reason` is what the node authoriser has against it, `""` for nothing that a rule would not say.
+    /// `reason` is what the authorisers have against it, `""` for nothing that a rule would not say.
     fn denied(&self, user: &User, reason: &str) -> Box<Status> {
-        let none = GroupResource { group: "", resource: "" };
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         let Some(path) = &self.path else {
             let place = match self.namespace.as_str() {
                 "" => "at the cluster scope".to_owned(),
                 ns => format!("in the namespace \"{ns}\""),
             };
-            let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
             let why = format!(
-                "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}{reason}",
+                "User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}",
                 user.name,
                 self.verb,
                 self.full_resource(),
                 self.group
             );
             let of = GroupResource { group: &self.group, resource: &self.resource };
-            return Status::forbidden(of, &self.name, &why);
+            return Status::forbidden(of, &self.name, &format!("{}{because}", sanitised(&why)));
         };
-        let mut status = Status::forbidden(none, "", "");
-        status.message = format!("forbidden: User \"{}\" cannot {} path \"{path}\"", user.name, self.verb);
+        let mut status = Status::forbidden(GroupResource { group: "", resource: "" }, "", "");
+        let why = format!("User \"{}\" cannot {} path \"{path}\"", user.name, self.verb);
+        status.message = format!("forbidden: {}{because}", sanitised(&why));
         status
     }
 }
 
+/// What a client sent must not come back as HTML.
+fn sanitised(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// What somebody may do, as far as the authorisers can list it.
+pub(crate) struct Rules {
+    pub rules: Vec<Rule>,
+    /// An authoriser cannot list its own.
+    pub incomplete: bool,
+    pub error: String,
+}
+
 impl ApiServer {
-    /// Lets the request through or not.
+    /// Lets the request through or not; with the reason for yes.
     ///
     /// Errors: 403 in upstream's words.
-    pub(crate) async fn authorise(&self, user: &User, attributes: &Attributes) -> Result<()> {
+    pub(crate) async fn authorise(&self, user: &User, attributes: &Attributes) -> Result<String> {
+        if attributes.path.as_deref().is_some_and(|path| ALWAYS_ALLOWED.contains(&path)) {
+            return Ok(String::new());
+        }
         self.decide(user, attributes).await.map_err(|reason| attributes.denied(user, &reason))
     }
 
-    /// The decision alone, as access reviews want it.
-    pub(crate) async fn is_allowed(&self, user: &User, attributes: &Attributes) -> bool {
-        self.decide(user, attributes).await.is_ok()
+    /// The decision alone, with its reason.
+    pub(crate) async fn decide(&self, user: &User, attributes: &Attributes) -> Result<String, String> {
+        if user.is_in(MASTERS) {
+            return Ok(String::new());
+        }
+        let mut reasons = Vec::new();
+        for mode in &self.config().authorization {
+            match self.decide_by(*mode, user, attributes).await {
+                Ok(reason) => return Ok(reason),
+                Err(reason) if reason.is_empty() => {}
+                Err(reason) => reasons.push(format!("{}: {reason}", mode.name().to_lowercase())),
+            }
+        }
+        Err(reasons.join("\n"))
     }
 
-    async fn decide(&self, user: &User, attributes: &Attributes) -> Result<(), String> {
-        if user.is_in(MASTERS) || rules_of(user).any(|rule| rule.allows(attributes)) {
-            return Ok(());
+    async fn decide_by(&self, mode: Mode, user: &User, a: &Attributes) -> Result<String, String> {
+        match mode {
+            Mode::AlwaysAllow => Ok(String::new()),
+            Mode::AlwaysDeny => Err("Everything is forbidden.".to_owned()),
+            Mode::Node => match user.node_name() {
+                Some(node) => self.node_may(node, a).await.map(|()| String::new()),
+                None => Err(String::new()),
+            },
+            Mode::Rbac => {
+                self.policy(|p| p.decide(user, a)).await.unwrap_or_else(|status| Err(status.message))
+            }
         }
-        match user.node_name() {
-            Some(node) => self.node_may(node, attributes).await,
-            None => Err(String::new()),
+    }
+
+    /// Asks the roles and bindings as they stand now.
+    ///
+    /// Errors: the store cannot be read.
+    pub(crate) async fn policy<T>(&self, question: impl Fn(&Policy) -> T) -> Result<T> {
+        self.rbac().ask(self.config().store.as_ref(), question).await
+    }
+
+    /// What the user may do in the namespace.
+    pub(crate) async fn rules_for(&self, user: &User, namespace: &str) -> Result<Rules> {
+        let mut found = Rules { rules: Vec::new(), incomplete: false, error: String::new() };
+        let mut errors = Vec::new();
+        for mode in &self.config().authorization {
+            match mode {
+                Mode::AlwaysAllow => found.rules.extend(Rule::full_authority()),
+                Mode::AlwaysDeny => {}
+                Mode::Node => {
+                    if user.node_name().is_some() {
+                        found.incomplete = true;
+                        errors.push("node authorizer does not support user rule resolution".to_owned());
+                    }
+                }
+                Mode::Rbac => {
+                    let (rules, error) = self.policy(|p| p.rules_for(user, namespace)).await?;
+                    found.rules.extend(rules);
+                    errors.extend(error);
+                }
+            }
         }
+        found.error = match errors.as_slice() {
+            [one] => one.clone(),
+            [] => String::new(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        Ok(found)
     }
 }

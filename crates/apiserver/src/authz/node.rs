@@ -1,9 +1,10 @@
-//! What a kubelet may do beyond the fixed rows: its own node, its lease, the pods bound to it and what those pods name.
+//! What a kubelet may do: the rules of `system:node`, narrowed to its own node, its lease, the pods bound to it and what those pods name.
 //! Upstream's node authoriser, with the graph replaced by a look at the pods of one namespace.
 
 use corten_api::Value;
 
 use super::Attributes;
+use super::rbac::bootstrap::NODE_RULES;
 use crate::ApiServer;
 use crate::peek;
 
@@ -22,8 +23,8 @@ fn only_if(allowed: bool, reason: impl Into<String>) -> Verdict {
 impl ApiServer {
     /// The decision for the kubelet of `node`.
     pub(super) async fn node_may(&self, node: &str, a: &Attributes) -> Verdict {
-        if let Some(path) = a.path.as_deref() {
-            return only_if(a.verb == "get" && path == "/metrics", "");
+        if a.path.is_some() {
+            return Err(String::new());
         }
         let verb = a.verb.as_str();
         let changes = matches!(verb, "get" | "update" | "patch");
@@ -42,10 +43,25 @@ impl ApiServer {
                 only_if(verb == "create" && self.pod_is_elsewhere(node, a).await != Some(true), "")
             }
             ("", "secrets" | "configmaps") => match verb {
+                "get" | "list" | "watch" if a.namespace.is_empty() => {
+                    Err("can only read namespaced object of this type".into())
+                }
                 "get" | "list" | "watch" => self.may_named(node, a).await,
                 _ => Err("can only read resources of this type".into()),
             },
             ("", "persistentvolumeclaims") => match verb {
+                "get" => self.may_named(node, a).await,
+                _ => Err("can only get individual resources of this type".into()),
+            },
+            ("", "persistentvolumeclaims/status") => match verb {
+                "update" | "patch" => self.may_named(node, a).await,
+                _ => Err("can only get/update/patch this type".into()),
+            },
+            ("", "persistentvolumes") => match verb {
+                "get" => self.may_volume(node, a).await,
+                _ => Err("can only get individual resources of this type".into()),
+            },
+            ("resource.k8s.io", "resourceclaims") => match verb {
                 "get" => self.may_named(node, a).await,
                 _ => Err("can only get individual resources of this type".into()),
             },
@@ -54,7 +70,23 @@ impl ApiServer {
                 "get" => self.may_named(node, a).await,
                 _ => Err("can only create tokens for individual service accounts".into()),
             },
-            _ => Err(String::new()),
+            _ => only_if(NODE_RULES.iter().any(|rule| rule.allows(a)), ""),
+        }
+    }
+
+    /// A volume is a node's where the claim that it is bound to is.
+    async fn may_volume(&self, node: &str, a: &Attributes) -> Verdict {
+        let volume = self.read_internal("persistentvolumes", "", &a.name).await.ok().flatten();
+        let claim = volume.as_ref().and_then(|v| v.at(&["spec", "claimRef"])).unwrap_or(&Value::Null);
+        let claim = Attributes {
+            namespace: claim.str_at(&["namespace"]).to_owned(),
+            resource: "persistentvolumeclaims".into(),
+            name: claim.str_at(&["name"]).to_owned(),
+            ..Attributes::default()
+        };
+        match claim.name.is_empty() {
+            true => Err(unrelated(node)),
+            false => self.may_named(node, &claim).await,
         }
     }
 
@@ -124,6 +156,7 @@ fn names(pod: &Value, resource: &str, name: &str) -> bool {
     match resource {
         "serviceaccounts" => pod.str_at(&["spec", "serviceAccountName"]) == name,
         "persistentvolumeclaims" => volumes(pod).any(|v| claim_of(pod, v) == name),
+        "resourceclaims" => has_claim(pod, name),
         "secrets" => {
             pod.items_at(&["spec", "imagePullSecrets"]).iter().any(|s| s.str_at(&["name"]) == name)
                 || in_env(pod, ["secretKeyRef", "secretRef"], name)
@@ -138,6 +171,13 @@ fn names(pod: &Value, resource: &str, name: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Named by the spec, or made from a template and then named by the status.
+fn has_claim(pod: &Value, name: &str) -> bool {
+    let in_spec = pod.items_at(&["spec", "resourceClaims"]).iter();
+    let in_status = pod.items_at(&["status", "resourceClaimStatuses"]).iter();
+    in_spec.chain(in_status).any(|claim| claim.str_at(&["resourceClaimName"]) == name)
 }
 
 fn volumes(pod: &Value) -> impl Iterator<Item = &Value> {
