@@ -81,6 +81,7 @@ impl Cluster {
             audiences: vec![issuer],
             signing_key_pem: private.into_bytes(),
             verifying_keys_pem: vec![public.into_bytes()],
+            ..ServiceAccountKeys::default()
         };
         config.kubelet_client =
             Some(KubeletClient { cert_pem: cert.into_bytes(), key_pem: key.into_bytes(), ca_pem: Some(ca) });
@@ -92,6 +93,8 @@ impl Cluster {
         if let Advertised::At(address) = self.advertised() {
             config.advertise_address = Some(address);
         }
+        self.args.access.apply(&mut config)?;
+        self.kube.apply(&mut config)?;
         ApiServer::new(config).map_err(|why| anyhow!("API server: {why}"))
     }
 
@@ -99,7 +102,10 @@ impl Cluster {
     pub(crate) fn serve(&self, api: &ApiServer, listener: TcpListener, parts: &mut Parts) -> Result<()> {
         let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), self.node_ip, self.args.listen.ip()];
         addresses.extend(self.args.advertise_address);
-        let cert = self.serving_cert("apiserver", addresses)?;
+        let cert = match self.kube.serving_cert()? {
+            Some(cert) => cert,
+            None => self.serving_cert("apiserver", addresses)?,
+        };
         let (api, stop) = (api.clone(), self.stop.clone());
         parts.start("API server", async move { Ok(api.serve_tls(listener, &cert, stop).await?) });
         Ok(())

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use corten_controllers::load_balancer::Span;
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::kube_flags::{AccessArgs, KubeArgs};
 use crate::proxy::ProxyMode;
 
 /// Kubernetes in one binary: a cluster in a second, with nothing else to install.
@@ -55,7 +56,11 @@ pub enum Command {
     /// Print the token with which nodes join the cluster on this machine, or make and take back others that run out.
     Token(TokenArgs),
     /// Start only an API server and its store.
-    Apiserver(Box<ServerArgs>),
+    ///
+    /// Takes kube-apiserver's flags, too; linked as `kube-apiserver` (and as `etcd`) the binary can stand where tools expect those two.
+    Apiserver(Box<ApiserverArgs>),
+    /// Hold the place of an etcd beside `corten apiserver`, for tools that start both.
+    Etcd(EtcdArgs),
     /// Start only a scheduler, for any Kubernetes API server.
     Scheduler(SchedulerArgs),
     /// Start only the controllers, for any Kubernetes API server.
@@ -145,6 +150,9 @@ pub struct ServerArgs {
     /// Controllers.
     #[command(flatten)]
     pub controllers: ControllerFlags,
+    /// Who may ask.
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 /// Settings of the controllers.
@@ -185,6 +193,40 @@ impl ControllerFlags {
             ..corten_controllers::Config::default()
         }
     }
+}
+
+/// `corten apiserver`
+#[derive(Clone, Debug, Args)]
+pub struct ApiserverArgs {
+    /// Corten's own flags.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Those of kube-apiserver.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+}
+
+/// `corten etcd`: the flags of etcd that such tools give.
+#[derive(Clone, Debug, Args)]
+pub struct EtcdArgs {
+    /// Where the objects of the API server are kept [default: NAME.etcd].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name, for the default directory.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where to answer.
+    #[arg(long, value_name = "URL", value_delimiter = ',', default_value = "http://localhost:2379")]
+    pub listen_client_urls: Vec<String>,
+    /// Taken and not needed: there is one address and there are no peers.
+    #[arg(long, value_name = "URL", hide = true)]
+    pub advertise_client_urls: Option<String>,
+    /// The same.
+    #[arg(long, value_name = "URL", hide = true)]
+    pub listen_peer_urls: Option<String>,
+    /// The same.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub unsafe_no_fsync: Option<bool>,
 }
 
 /// Which addresses and names a cluster uses.

@@ -7,9 +7,11 @@ mod args;
 mod detach;
 mod dns;
 mod down;
+mod etcd;
 mod host;
 mod image;
 mod join;
+mod kube_flags;
 mod kubeconfig;
 mod layout;
 mod node;
@@ -25,13 +27,16 @@ mod token;
 mod tokens;
 mod up;
 
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use args::{Cli, Command};
 use clap::Parser;
+use kube_flags::KubeArgs;
 use tracing_subscriber::EnvFilter;
 use up::With;
 
@@ -48,7 +53,7 @@ fn main() -> ExitCode {
     {
         return corten_runtime::shim_main(rest);
     }
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(command_line(std::env::args_os().collect()));
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,6 +61,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Called by the name of an upstream program, it is that program.
+fn command_line(mut words: Vec<OsString>) -> Vec<OsString> {
+    let called = words.first().and_then(|word| Path::new(word).file_name()).and_then(OsStr::to_str);
+    let command = match called {
+        Some("kube-apiserver") => "apiserver",
+        Some("etcd") => "etcd",
+        _ => return words,
+    };
+    words.splice(..1, ["corten".into(), command.into()]);
+    words
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -67,9 +84,12 @@ fn run(cli: Cli) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Up(args) if args.detach => detach::detach(&args),
-        Command::Up(args) => block_on(up::up(args.server, With::Node(Box::new(args.node)))),
-        Command::Server(args) => block_on(up::up(*args, With::ControlPlane)),
-        Command::Apiserver(args) => block_on(up::up(*args, With::Nothing)),
+        Command::Up(args) => {
+            block_on(up::up(args.server, KubeArgs::default(), With::Node(Box::new(args.node))))
+        }
+        Command::Server(args) => block_on(up::up(*args, KubeArgs::default(), With::ControlPlane)),
+        Command::Apiserver(args) => block_on(up::apiserver(*args)),
+        Command::Etcd(args) => block_on(etcd::etcd(args)),
         Command::Agent(args) => block_on(agent::agent(*args)),
         Command::Token(args) => block_on(tokens::token(args)),
         Command::Scheduler(args) => block_on(alone::scheduler(args)),
@@ -91,4 +111,21 @@ fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     // Dropping it would wait for blocking calls without end.
     runtime.shutdown_timeout(LAST_PATIENCE);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_makes_another_program() {
+        let line = |words: &[&str]| {
+            let words = command_line(words.iter().map(OsString::from).collect());
+            words.iter().map(|w| w.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line(&["/a/kube-apiserver", "--help"]), "corten apiserver --help");
+        assert_eq!(line(&["etcd"]), "corten etcd");
+        assert_eq!(line(&["/usr/bin/corten", "up"]), "/usr/bin/corten up");
+        assert_eq!(line(&[]), "");
+    }
 }

@@ -1,7 +1,7 @@
 //! `corten up` and `corten server`: the cluster, or its control plane, in this process. Wiring only: each part is a crate of its own.
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,9 +13,9 @@ use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{NodeArgs, ServerArgs};
-use crate::dns;
+use crate::args::{ApiserverArgs, NodeArgs, ServerArgs};
 use crate::host;
+use crate::kube_flags::KubeArgs;
 use crate::layout::Layout;
 use crate::node::{Node, Role, Serving};
 use crate::parts::{Parts, live};
@@ -23,6 +23,7 @@ use crate::pid_file::PidFile;
 use crate::pki::Pki;
 use crate::ready;
 use crate::signals::Signals;
+use crate::{dns, etcd};
 
 /// What runs beside the API server.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub enum With {
 #[derive(Clone)]
 pub struct Cluster {
     pub(crate) args: ServerArgs,
+    pub(crate) kube: KubeArgs,
     pub(crate) layout: Layout,
     pub(crate) pki: Arc<Pki>,
     pub(crate) node_name: String,
@@ -53,7 +55,7 @@ pub struct Cluster {
 }
 
 /// Runs a cluster until SIGTERM or SIGINT. Progress goes to standard output, one line a step; logs go to standard error.
-pub async fn up(args: ServerArgs, with: With) -> Result<()> {
+pub async fn up(args: ServerArgs, kube: KubeArgs, with: With) -> Result<()> {
     let (started, started_at, mut signals) = (Instant::now(), Timestamp::now(), Signals::catch()?);
     let layout = Layout::new(&args.cluster.data_dir())?;
     let _running = PidFile::take(&layout.pid_file())?;
@@ -64,10 +66,23 @@ pub async fn up(args: ServerArgs, with: With) -> Result<()> {
     let has_node = node.is_some();
     live(&mut signals, async |parts| {
         let stop = parts.stop();
-        let cluster = Cluster { args, layout, pki, node_name, node_ip, has_node, stop, started, started_at };
+        let cluster =
+            Cluster { args, kube, layout, pki, node_name, node_ip, has_node, stop, started, started_at };
         cluster.start(&with, parts).await
     })
     .await
+}
+
+/// Runs an API server alone, with kube-apiserver's flags.
+pub async fn apiserver(args: ApiserverArgs) -> Result<()> {
+    let ApiserverArgs { mut server, kube } = args;
+    if !kube.etcd_servers.is_empty() {
+        let dir = etcd::lent(&kube.etcd_servers).await?;
+        server.cluster.data_dir.get_or_insert_with(|| dir.join("corten"));
+    }
+    let address = kube.bind_address.unwrap_or(server.listen.ip());
+    server.listen = SocketAddr::new(address, kube.secure_port.unwrap_or(server.listen.port()));
+    up(server, kube, With::Nothing).await
 }
 
 impl Cluster {
