@@ -565,7 +565,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// A duration as upstream's flags take it: `1h30m`, `40s`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -11,6 +11,8 @@ use clap::Args;
 use corten_apiserver::{AuditConfig, AuthorizationMode, Config, ServiceAccountKeys, ServingCert, User};
 use ipnet::IpNet;
 
+use crate::args::duration;
+
 const HEADING: &str = "kube-apiserver";
 /// Names that `--feature-gates` may say, one a line.
 const FEATURE_GATES: &str = include_str!("feature_gates.txt");
@@ -107,10 +109,10 @@ pub struct KubeArgs {
     #[arg(long, value_name = "API=BOOL", value_delimiter = ',')]
     pub runtime_config: Vec<String>,
     /// How long events are kept.
-    #[arg(long, value_name = "DURATION", value_parser = go_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub event_ttl: Option<Duration>,
     /// Longest time for one request.
-    #[arg(long, value_name = "DURATION", value_parser = go_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub request_timeout: Option<Duration>,
     /// Most requests at once that read.
     #[arg(long, value_name = "N")]
@@ -118,28 +120,6 @@ pub struct KubeArgs {
     /// Most requests at once that write.
     #[arg(long, value_name = "N")]
     pub max_mutating_requests_inflight: Option<usize>,
-}
-
-/// Go's way to write durations, as far as flags use it: `1h`, `1m30s`, `500ms`.
-fn go_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration (like 1h or 1m30s)");
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let one = match &rest[..unit] {
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "m" => Duration::from_secs(number.saturating_mul(60)),
-            "h" => Duration::from_secs(number.saturating_mul(3600)),
-            _ => return Err(wrong()),
-        };
-        total = total.saturating_add(one);
-        rest = &rest[unit..];
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>> {
@@ -345,16 +325,6 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_of_go() {
-        for (text, ms) in [("1h", 3_600_000), ("1m30s", 90_000), ("500ms", 500)] {
-            assert_eq!(go_duration(text).unwrap(), Duration::from_millis(ms), "{text}");
-        }
-        for text in ["", "5", "h", "1x"] {
-            assert!(go_duration(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn token_files() {
