@@ -35,7 +35,7 @@ impl TableChanges {
                 changed.is_gone && changed.chain.is_none() && tables.contains(&changed.table)
             });
             ready.clear_ready();
-            if taken.map_err(|error| NetworkError::Nft(error.to_string()))? {
+            if taken.map_err(|error| NetworkError::Nft(error.to_string()))?.any() {
                 return Ok(());
             }
         }

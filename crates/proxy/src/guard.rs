@@ -234,18 +234,18 @@ pub(crate) fn removal(table: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-/// Feeds commands to `nft`: all or nothing.
-pub(crate) async fn apply(commands: &str) -> Result<(), Error> {
+/// Feeds commands to `nft`: all or nothing. Returns the program's process id, if one was needed.
+pub(crate) async fn apply(commands: &str) -> Result<Option<u32>, Error> {
     if commands.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    program::run("nft", &["-f", "-"], commands).await.map(drop)
+    program::run_noted("nft", &["-f", "-"], commands).await.map(|(_, id)| Some(id))
 }
 
 /// Removes a table; without the program there is none.
 pub(crate) async fn remove(table: &str) -> Result<(), Error> {
     match apply(&removal(table)).await {
         Err(Error::Program { why, .. }) if why.starts_with("cannot start") => Ok(()),
-        other => other,
+        other => other.map(drop),
     }
 }

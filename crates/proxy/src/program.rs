@@ -14,6 +14,15 @@ const COMPLAINT_LIMIT: usize = 2000;
 
 /// Runs `program` with `input` and returns what it printed. It runs in the network namespace of the calling thread.
 pub(crate) async fn run(program: &'static str, args: &[&str], input: &str) -> Result<String, Error> {
+    run_noted(program, args, input).await.map(|(text, _)| text)
+}
+
+/// The same; returns its process id as well, by which the kernel tells what it changed.
+pub(crate) async fn run_noted(
+    program: &'static str,
+    args: &[&str],
+    input: &str,
+) -> Result<(String, u32), Error> {
     let failed = |why: String| Error::Program { program, why };
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -24,6 +33,7 @@ pub(crate) async fn run(program: &'static str, args: &[&str], input: &str) -> Re
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(format!("cannot start: {error}")))?;
+    let id = child.id().unwrap_or_default();
     let stdin = child.stdin.take();
     let feed = async move {
         if let Some(mut stdin) = stdin {
@@ -37,7 +47,7 @@ pub(crate) async fn run(program: &'static str, args: &[&str], input: &str) -> Re
         .map_err(|_| failed(format!("not finished in {TIMEOUT:?}")))?
         .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok((String::from_utf8_lossy(&output.stdout).into_owned(), id));
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(said.trim().chars().take(COMPLAINT_LIMIT).collect()))

@@ -27,7 +27,8 @@ use crate::ruleset::Change;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The longest wait after failures.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// After a repair, so long nobody else is listened to: two that fight over rules must not take all of the machine.
+/// After a repair, so long nobody else is listened to: two that fight over rules must not take all of the machine. Doubles up to
+/// the time between two regular syncs while they fight.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 /// Of what happened between two syncs, so many times are kept for the figures.
 const MOST_TRIGGERS: usize = 1024;
@@ -102,6 +103,7 @@ async fn work_with(
         is_unknown: true,
         full_at: Clock::now(),
         repaired_at: None,
+        pause: REPAIR_PAUSE,
         metrics,
         may_have_others,
         backend,
@@ -216,6 +218,8 @@ struct Proxy {
     full_at: Clock,
     /// The last one because of somebody else.
     repaired_at: Option<Clock>,
+    /// Nobody else is listened to for so long after it.
+    pause: Duration,
     metrics: Arc<Metrics>,
     /// An earlier life may have used another mode.
     may_have_others: bool,
@@ -252,7 +256,7 @@ impl Proxy {
     async fn wait(&mut self) {
         let shared = self.pending.shared.clone();
         let backend = &mut self.backend;
-        let quiet_until = self.repaired_at.map(|at| at + REPAIR_PAUSE);
+        let quiet_until = self.repaired_at.map(|at| at + self.pause);
         let disturbed = async {
             if let Some(until) = quiet_until {
                 tokio::time::sleep_until(until).await;
@@ -264,6 +268,9 @@ impl Proxy {
             () = disturbed => {
                 tracing::warn!("somebody else changed rules of services, they are written anew");
                 self.metrics.disturbed();
+                let is_fight = self.repaired_at.is_some_and(|at| at.elapsed() < self.pause * 2);
+                let longest = self.config.sync_period.max(REPAIR_PAUSE);
+                self.pause = if is_fight { (self.pause * 2).min(longest) } else { REPAIR_PAUSE };
                 (self.is_unknown, self.repaired_at) = (true, Some(Clock::now()));
             }
             () = tokio::time::sleep_until(self.full_at + self.config.sync_period) => {

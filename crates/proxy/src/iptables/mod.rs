@@ -36,7 +36,7 @@ impl Iptables {
         Names::new(&self.config, family)
     }
 
-    async fn sync_family(&self, family: Family, rules: &Ruleset) -> Result<(), Error> {
+    async fn sync_family(&self, family: Family, rules: &Ruleset) -> Result<Option<u32>, Error> {
         let names = self.names(family);
         let pieces = rules.ports.iter().filter(|(name, _)| name.family == family);
         let wanted = whole(&names, pieces.map(|(name, port)| rules::piece(&names, name, port)));
@@ -48,7 +48,7 @@ impl Iptables {
         restore(family, &text).await
     }
 
-    async fn apply_family(&self, family: Family, change: &Change) -> Result<(), Error> {
+    async fn apply_family(&self, family: Family, change: &Change) -> Result<Option<u32>, Error> {
         let names = self.names(family);
         let mut patch = Patch::default();
         for one in change.ports.iter().filter(|one| one.name.family == family) {
@@ -60,6 +60,12 @@ impl Iptables {
         }
         restore(family, &patch.text()).await
     }
+
+    /// What others did while our programs made changes is told by [`Backend::disturbed`].
+    fn sort_out(&mut self, own: &[u32]) {
+        let names = self.names(Family::V4);
+        self.watch.sort_out(own, |changed| concerns(changed, &names));
+    }
 }
 
 #[async_trait]
@@ -67,19 +73,22 @@ impl Backend for Iptables {
     async fn sync_all(&mut self, rules: &Ruleset) -> Result<(), Error> {
         let version = program::run("iptables", &["-V"], "").await;
         self.is_nft = version.is_ok_and(|text| text.contains("nf_tables"));
-        for family in Family::BOTH {
-            self.sync_family(family, rules).await?;
-        }
-        // The programs' own changes are told, too; what others changed meanwhile is found by the next regular sync.
+        // Whatever others did until now, this repairs.
         self.watch.forget();
+        let mut own = Vec::new();
+        for family in Family::BOTH {
+            own.extend(self.sync_family(family, rules).await?);
+        }
+        self.sort_out(&own);
         Ok(())
     }
 
     async fn apply(&mut self, change: &Change, _rules: &Ruleset) -> Result<(), Error> {
+        let mut own = Vec::new();
         for family in Family::BOTH {
-            self.apply_family(family, change).await?;
+            own.extend(self.apply_family(family, change).await?);
         }
-        self.watch.forget();
+        self.sort_out(&own);
         Ok(())
     }
 
@@ -291,16 +300,17 @@ fn save_program(family: Family) -> &'static str {
     }
 }
 
-async fn restore(family: Family, text: &str) -> Result<(), Error> {
+/// Returns the program's process id, if one was needed.
+async fn restore(family: Family, text: &str) -> Result<Option<u32>, Error> {
     if text.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let program = match family {
         Family::V4 => "iptables-restore",
         Family::V6 => "ip6tables-restore",
     };
     // Waits for other programs that hold the lock of legacy iptables; the nft variant takes and ignores it.
-    program::run(program, &["--noflush", "--wait", "30"], text).await.map(drop)
+    program::run_noted(program, &["--noflush", "--wait", "30"], text).await.map(|(_, id)| Some(id))
 }
 
 #[cfg(test)]
@@ -386,6 +396,7 @@ mod tests {
             table: table.into(),
             chain: chain.map(str::to_owned),
             is_gone: true,
+            sender: 1,
         };
         for (changed, expected) in [
             (gone(2, "nat", None), true),

@@ -127,6 +127,12 @@ impl Ipvs {
         }
         Ok(())
     }
+
+    /// What others did to the table while our program changed it is told by [`Backend::disturbed`].
+    fn sort_out(&mut self, own: Option<u32>) {
+        let table = &self.table;
+        self.watch.sort_out(own.as_slice(), |changed| changed.table == *table);
+    }
 }
 
 #[async_trait]
@@ -149,8 +155,10 @@ impl Backend for Ipvs {
         let mut text = guard::removal(&self.table);
         let _ = writeln!(text, "add table inet {}", self.table);
         text += &rules::base(&self.table, &self.config);
-        guard::apply(&(text + &Elements::default().change_to(&elements, &self.table))).await?;
+        // Whatever others did until now, this repairs.
         self.watch.forget();
+        let own = guard::apply(&(text + &Elements::default().change_to(&elements, &self.table))).await?;
+        self.sort_out(own);
 
         let ours: BTreeSet<IpAddr> = on_link.iter().chain(&self.config.node_ips).copied().collect();
         let (old, new) = (self.there(|ip| ours.contains(ip))?, self.wanted(ports()));
@@ -171,8 +179,8 @@ impl Backend for Ipvs {
         let (gone, come) = recount(&mut self.loops, &loops(before()), &loops(after()));
         had.maps.extend(gone.into_iter().map(|entry| (entry, String::new())));
         has.maps.extend(come.into_iter().map(|entry| (entry, String::new())));
-        guard::apply(&had.change_to(&has, &self.table)).await?;
-        self.watch.forget();
+        let own = guard::apply(&had.change_to(&has, &self.table)).await?;
+        self.sort_out(own);
 
         let (old, new) = (self.wanted(before()), self.wanted(after()));
         let commands = wanted::commands(&old, &new, &mut self.draining);

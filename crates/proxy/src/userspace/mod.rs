@@ -101,6 +101,12 @@ impl Userspace {
             + &redirects(&self.table, &self.config)
             + &Elements::default().change_to(elements, &self.table)
     }
+
+    /// What others did to the table while our program changed it is told by [`Backend::disturbed`].
+    fn sort_out(&mut self, own: Option<u32>) {
+        let table = &self.table;
+        self.watch.sort_out(own.as_slice(), |changed| changed.table == *table);
+    }
 }
 
 #[async_trait]
@@ -117,8 +123,10 @@ impl Backend for Userspace {
                 all.merge(std::mem::take(&mut service.elements));
             }
         }
-        guard::apply(&self.whole(&all)).await?;
+        // Whatever others did until now, this repairs.
         self.watch.forget();
+        let own = guard::apply(&self.whole(&all)).await?;
+        self.sort_out(own);
         // Listeners go last: nothing leads to them any more.
         stale.iter().for_each(|name| drop(self.services.remove(name)));
         Ok(())
@@ -139,8 +147,8 @@ impl Backend for Userspace {
                 }
             }
         }
-        guard::apply(&old.change_to(&new, &self.table)).await?;
-        self.watch.forget();
+        let own = guard::apply(&old.change_to(&new, &self.table)).await?;
+        self.sort_out(own);
         for one in change.ports.iter().filter(|one| one.new.is_none()) {
             self.services.remove(&one.name);
         }

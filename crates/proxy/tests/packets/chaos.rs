@@ -143,6 +143,18 @@ pub fn robbed(mode: Mode) {
     proxy.sync_all(&cases(&[(Place::WebB, State::Ready)]));
     all_answered_by(&world, Place::WebB);
     assert!(!proxy.is_disturbed(silence()), "its own repair");
+    // Before it listens, it makes changes itself: what others did is not taken for its own.
+    let chain = match mode {
+        Mode::Nftables => ["ip", "packets-nft-proxy", "dispatch"],
+        Mode::Iptables => ["ip", "nat", "packets-ipt-SERVICES"],
+        Mode::Userspace => ["inet", "packets-usr-userspace", "lead"],
+        Mode::Ipvs => ["inet", "packets-vs-ipvs", "guard"],
+    };
+    world.at(Place::Node1).feed(&[&["nft", "flush", "chain"][..], &chain].concat(), "");
+    proxy.change_to(&cases(&[(Place::WebA, State::Ready)]));
+    assert!(proxy.is_disturbed(PATIENCE), "forgotten");
+    proxy.sync_all(&cases(&[(Place::WebA, State::Ready)]));
+    all_answered_by(&world, Place::WebA);
 }
 
 /// What a mode leaves when it is killed goes when another one takes over, and services are reached by that one alone.

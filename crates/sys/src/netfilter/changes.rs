@@ -11,7 +11,7 @@ use nix::sys::socket::{
 
 use super::Socket;
 use super::nft::SUBSYSTEM;
-use super::wire::{self, FULL_HEADER, HEADER, REQUEST, Writer, find, messages};
+use super::wire::{FULL_HEADER, HEADER, find, messages};
 use crate::error::{Context, Error, Result};
 
 /// The multicast group of nftables (`NFNLGRP_NFTABLES`), as a bit of a netlink address.
@@ -19,9 +19,6 @@ const GROUP: u32 = 1 << (7 - 1);
 /// Where the sender's port stands in `nlmsghdr`.
 const SENDER: u32 = 12;
 const RECEIVE: usize = 64 * 1024;
-/// `NFT_MSG_GETGEN`, `NFTA_GEN_ID`.
-const GET_GENERATION: u16 = 16;
-const GENERATION: u16 = 1;
 
 /// One thing that somebody changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +31,24 @@ pub struct Changed {
     pub chain: Option<String>,
     /// Taken away, or new.
     pub is_gone: bool,
+    /// The netlink port of who did it: the process id, of programs with one socket.
+    pub sender: u32,
+}
+
+/// What [`Changes::take`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// One that concerns.
+    pub is_concerned: bool,
+    /// The kernel had to drop some.
+    pub is_lost: bool,
+}
+
+impl Taken {
+    /// There was one, or may have been.
+    pub fn any(self) -> bool {
+        self.is_concerned || self.is_lost
+    }
 }
 
 /// A listener in the network namespace of the thread that opened it. Readable when somebody changed something.
@@ -85,22 +100,22 @@ impl Changes {
         if outcome < 0 { Err(Error::last("filter changes of nftables")) } else { Ok(()) }
     }
 
-    /// Reads all that waits. True when `concerns` says so of one change, or when the kernel had to drop some.
-    pub fn take(&self, mut concerns: impl FnMut(&Changed) -> bool) -> Result<bool> {
+    /// Reads all that waits, and says whether `concerns` says so of one change.
+    pub fn take(&self, mut concerns: impl FnMut(&Changed) -> bool) -> Result<Taken> {
         let mut buffer = vec![0; RECEIVE];
-        let mut is_concerned = false;
+        let mut taken = Taken::default();
         loop {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => {
-                    let all =
-                        messages(&buffer[..length]).filter_map(|message| read(message.kind, message.body));
+                    let all = messages(&buffer[..length])
+                        .filter_map(|message| read(message.kind, message.sender, message.body));
                     for changed in all {
-                        is_concerned = is_concerned || concerns(&changed);
+                        taken.is_concerned = taken.is_concerned || concerns(&changed);
                     }
                 }
-                Err(Errno::ENOBUFS) => is_concerned = true,
+                Err(Errno::ENOBUFS) => taken.is_lost = true,
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(is_concerned),
+                Err(Errno::EAGAIN) => return Ok(taken),
                 Err(errno) => return Err(errno).doing(|| "read changes of nftables".into()),
             }
         }
@@ -120,7 +135,7 @@ impl AsRawFd for Changes {
 }
 
 /// None for what is no table, chain, rule, set or element.
-fn read(kind: u16, body: &[u8]) -> Option<Changed> {
+fn read(kind: u16, sender: u32, body: &[u8]) -> Option<Changed> {
     if kind >> 8 != SUBSYSTEM {
         return None;
     }
@@ -140,24 +155,12 @@ fn read(kind: u16, body: &[u8]) -> Option<Changed> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
     let table = text(find(attributes, 1)?);
     let chain = name.and_then(|kind| find(attributes, kind)).map(text);
-    Some(Changed { family, table, chain, is_gone })
-}
-
-/// The number of the ruleset of this network namespace: another one after every change by anybody.
-pub fn generation(socket: &Socket) -> Result<u32> {
-    let mut writer = Writer::default();
-    let open = writer.message((SUBSYSTEM << 8) | GET_GENERATION, REQUEST, 1, 0, 0);
-    writer.end_message(open);
-    let mut found = None;
-    socket.ask(&writer.bytes, "the generation of nftables", |body| {
-        let id = body.get(FULL_HEADER - HEADER..).and_then(|body| find(body, GENERATION));
-        found = id.and_then(|id| wire::u32_at(id, 0)).map(u32::from_be).or(found);
-    })?;
-    found.ok_or_else(|| Error { what: "the generation of nftables".into(), source: Errno::ENODATA.into() })
+    Some(Changed { family, table, chain, is_gone, sender })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Writer;
     use super::*;
 
     #[test]
@@ -174,6 +177,7 @@ mod tests {
             table: "t".into(),
             chain: chain.map(str::to_owned),
             is_gone,
+            sender: 9,
         };
         let nft = SUBSYSTEM << 8;
         for (kind, attributes, expected) in [
@@ -185,8 +189,8 @@ mod tests {
             (2, &[(1, "t")], None),
             (nft | 2, &[], None),
         ] {
-            assert_eq!(read(kind, &message(kind, attributes)), expected, "{kind:#x}");
+            assert_eq!(read(kind, 9, &message(kind, attributes)), expected, "{kind:#x}");
         }
-        assert_eq!(read(nft | 2, &[]), None);
+        assert_eq!(read(nft | 2, 9, &[]), None);
     }
 }

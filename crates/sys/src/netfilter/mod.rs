@@ -8,7 +8,7 @@ pub mod nft;
 mod socket;
 mod wire;
 
-pub use changes::{Changed, Changes, generation};
+pub use changes::{Changed, Changes, Taken};
 pub use socket::Socket;
 
 /// IP family of a table or a flow.

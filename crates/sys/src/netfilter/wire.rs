@@ -102,6 +102,8 @@ pub(super) struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// The port of who caused it.
+    pub sender: u32,
     /// Everything after `nlmsghdr`.
     pub body: &'a [u8],
 }
@@ -115,6 +117,7 @@ pub(super) fn messages(mut buffer: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(whole, 4)?,
             flags: u16_at(whole, 6)?,
             sequence: u32_at(whole, 8)?,
+            sender: u32_at(whole, 12)?,
             body: &whole[HEADER..],
         };
         buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
