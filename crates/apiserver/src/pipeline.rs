@@ -327,7 +327,9 @@ impl ApiServer {
             Verb::Delete => Box::pin(delete::delete(self, &call, request)).await,
             Verb::DeleteCollection => Box::pin(delete::collection(self, &call, request)).await,
         }?;
-        if call.kind.group == flow::GROUP && !call.info.read_only() {
+        // At the start all of them are made together and looked at once.
+        let started = self.bootstrapped().load(Ordering::Acquire);
+        if call.kind.group == flow::GROUP && !call.info.read_only() && started {
             self.flow_changed().await?;
         }
         Ok(with_warnings(&call, response))

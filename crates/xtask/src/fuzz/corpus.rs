@@ -107,8 +107,8 @@ fn files(folder: &str, ending: &str) -> Vec<Vec<u8>> {
 
 fn handed_over(folder: &str) -> Option<PathBuf> {
     let root = crate::root();
-    let found = root.ancestors().map(|dir| dir.join("shared/data").join(folder)).find(|path| path.exists());
-    found
+    let mut places = root.ancestors().map(|dir| dir.join("shared/data").join(folder));
+    places.find(|path| path.exists())
 }
 
 /// The files of a folder by name, so that a seed of the generator means the same everywhere.
