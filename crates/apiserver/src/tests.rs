@@ -1105,3 +1105,132 @@ fn base64_token(text: &str) -> String {
     use base64::Engine;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
 }
+
+#[tokio::test]
+async fn a_list_whose_revision_is_gone_can_go_on() {
+    let server = TestServer::start().await;
+    for i in 0..4 {
+        server.ask("POST", MAPS, map(&format!("m{i}"), "1")).await;
+    }
+    let list = server.ask("GET", &format!("{MAPS}?limit=2"), "").await.json();
+    let token = list["metadata"]["continue"].as_str().unwrap();
+    server.ask("DELETE", &format!("{MAPS}/m2"), "").await;
+    let newest = server.ask("GET", MAPS, "").await.json();
+    let newest = newest["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    server.api.config().store.compact(newest).await.unwrap();
+    let gone = server.ask("GET", &format!("{MAPS}?limit=2&continue={token}"), "").await;
+    assert_eq!((gone.code, gone.json()["reason"].as_str()), (410, Some("Expired")), "{}", gone.text);
+    let status = gone.json();
+    let newer = status["metadata"]["continue"].as_str().expect("a token to go on with");
+    let rest = server.ask("GET", &format!("{MAPS}?limit=2&continue={newer}"), "").await.json();
+    let names: Vec<&str> =
+        rest["items"].as_array().unwrap().iter().map(|m| m["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m3"], "{rest}");
+    let old = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let exact = format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact");
+    assert_eq!(server.ask("GET", &exact, "").await.code, 410);
+}
+
+/// What a client takes, and in which form it gets one object, a list and a watch.
+#[tokio::test]
+async fn forms_of_answers() {
+    const TABLE: &str = "as=Table;v=v1;g=meta.k8s.io";
+    const PARTIAL: &str = "as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    const PARTIAL_LIST: &str = "as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let server = TestServer::start().await;
+    server.ask("POST", MAPS, map("m", "1")).await;
+    let (json, yaml, cbor, proto) =
+        ("application/json", "application/yaml", "application/cbor", "application/vnd.kubernetes.protobuf");
+    let cases = [
+        ("", format!("{MAPS}/m"), json, "ConfigMap"),
+        ("*/*", MAPS.into(), json, "ConfigMapList"),
+        ("application/*;q=0.1", MAPS.into(), json, "ConfigMapList"),
+        ("application/json;q=0.2, application/yaml;q=0.3", MAPS.into(), yaml, "ConfigMapList"),
+        ("application/json;q=0, application/yaml;q=0.3", MAPS.into(), yaml, "ConfigMapList"),
+        ("text/html, application/yaml", format!("{MAPS}/m"), yaml, "ConfigMap"),
+        ("application/cbor", format!("{MAPS}/m"), cbor, "ConfigMap"),
+        ("application/cbor", MAPS.into(), cbor, "ConfigMapList"),
+        ("application/vnd.kubernetes.protobuf, application/json", MAPS.into(), proto, "ConfigMapList"),
+        (&format!("application/json;{TABLE}"), format!("{MAPS}/m"), json, "Table"),
+        (&format!("application/yaml;{TABLE}"), MAPS.into(), yaml, "Table"),
+        (&format!("application/cbor;{TABLE}"), MAPS.into(), cbor, "Table"),
+        // Tables have no protobuf form, so the next wish counts.
+        (
+            &format!("application/vnd.kubernetes.protobuf;{TABLE}, application/json"),
+            MAPS.into(),
+            json,
+            "ConfigMapList",
+        ),
+        (&format!("application/json;{PARTIAL}"), format!("{MAPS}/m"), json, "PartialObjectMetadata"),
+        (
+            &format!("application/vnd.kubernetes.protobuf;{PARTIAL_LIST}"),
+            MAPS.into(),
+            proto,
+            "PartialObjectMetadataList",
+        ),
+        (&format!("application/cbor;{PARTIAL_LIST}"), MAPS.into(), cbor, "PartialObjectMetadataList"),
+        (
+            "application/json;as=Table;v=v9;g=meta.k8s.io, application/json",
+            MAPS.into(),
+            json,
+            "ConfigMapList",
+        ),
+    ];
+    for (accept, path, form, kind) in cases {
+        let (content_type, body) = bytes_of(&server, &path, accept).await;
+        assert_eq!(content_type, form, "{accept} {path}");
+        let tree = match form {
+            "application/json" => corten_api::json::parse(&body).unwrap(),
+            "application/yaml" => corten_api::yaml::parse(&body).unwrap().value,
+            "application/cbor" => corten_api::cbor::decode(&body).unwrap(),
+            _ => corten_api::protobuf::decode(&body).unwrap(),
+        };
+        assert_eq!(tree.str_at(&["kind"]), kind, "{accept} {path}");
+    }
+    for accept in ["text/html", "application/json;q=0", "application/json;as=Table;v=v9;g=meta.k8s.io"] {
+        let refused = server.ask_with("GET", MAPS, &[("accept", accept)], "").await;
+        assert_eq!(refused.code, 406, "{accept}: {}", refused.text);
+    }
+    let watch = format!("{MAPS}?watch=1&timeoutSeconds=1");
+    for (accept, form, kind) in [
+        (json.to_owned(), json, "ConfigMap"),
+        (format!("{json};{TABLE}"), json, "Table"),
+        (format!("{json};{PARTIAL}"), json, "PartialObjectMetadata"),
+        (cbor.to_owned(), "application/cbor-seq", "ConfigMap"),
+        (format!("{cbor};{TABLE}"), "application/cbor-seq", "Table"),
+        (proto.to_owned(), "application/vnd.kubernetes.protobuf;stream=watch", "ConfigMap"),
+        (
+            format!("{proto};{PARTIAL}"),
+            "application/vnd.kubernetes.protobuf;stream=watch",
+            "PartialObjectMetadata",
+        ),
+    ] {
+        let (content_type, mut body) = bytes_of(&server, &watch, &accept).await;
+        assert_eq!(content_type, form, "{accept}");
+        let first = match form {
+            "application/json" => {
+                let line = body.split(|b| *b == b'\n').next().unwrap().to_vec();
+                corten_api::json::parse(&line.into()).unwrap().get("object").cloned().unwrap()
+            }
+            "application/cbor-seq" => {
+                corten_api::cbor::decode_next(&mut body).unwrap().unwrap().get("object").cloned().unwrap()
+            }
+            _ => corten_api::protobuf::read_watch_frame(&mut body).unwrap().unwrap().1,
+        };
+        assert_eq!(first.str_at(&["kind"]), kind, "{accept}");
+    }
+}
+
+async fn bytes_of(server: &TestServer, path: &str, accept: &str) -> (String, bytes::Bytes) {
+    use http_body_util::BodyExt;
+    let mut request = http::Request::builder().uri(path);
+    if !accept.is_empty() {
+        request = request.header("accept", accept);
+    }
+    let admin = crate::User::new("kubernetes-admin", [crate::user::MASTERS]);
+    let request = request.body(crate::body::empty()).unwrap();
+    let response = server.api.handle(request, crate::Peer::InProcess(admin.into())).await;
+    assert_eq!(response.status(), 200, "{accept} {path}");
+    let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
+    (content_type, response.into_body().collect().await.unwrap().to_bytes())
+}
