@@ -80,7 +80,8 @@ impl Flow {
         info: &RequestInfo,
         metrics: &Metrics,
     ) -> Result<Option<Seat>> {
-        if matched.exempt {
+        // Administrators, and the server itself while it makes these very objects, are never held up.
+        if matched.exempt || user.is_in(crate::user::MASTERS) {
             return Ok(None);
         }
         let flow = matched.flow(user, info);
