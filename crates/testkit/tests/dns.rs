@@ -253,6 +253,70 @@ fn it_runs_alone_against_any_api_server() {
     assert!(dns.wait().unwrap().success());
 }
 
+/// `corten dns`, killed with the value.
+struct Alone(std::process::Child);
+
+impl Alone {
+    fn start(listen: SocketAddr) -> Self {
+        let mut command = Command::new(corten());
+        command.args([
+            "dns",
+            "--listen",
+            &listen.to_string(),
+            "--dns-upstream",
+            "127.0.0.1:1",
+            "--kubeconfig",
+        ]);
+        Self(command.arg(cluster().kubeconfig()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // Dead already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn killed_alone_it_comes_back_without_a_wrong_answer() {
+    let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let name = "kubernetes.default.svc.cluster.local";
+    let mut dns = Some(Alone::start(listen));
+    let right = eventually("its answer", || ask(listen, name).filter(|(rcode, _)| *rcode == 0));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while !done.load(Ordering::Relaxed) {
+                match ask(listen, name) {
+                    // Nobody listens, or it cannot say yet.
+                    None => std::thread::sleep(Duration::from_millis(5)),
+                    Some((2, _)) => {}
+                    Some(answer) => {
+                        assert_eq!(answer, right);
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                }
+            }
+            longest
+        });
+        let end = End(&done);
+        for _ in 0..3 {
+            // The port must be free before the next one wants it.
+            drop(dns.take());
+            dns = Some(Alone::start(listen));
+            eventually("an answer after the start", || {
+                (ask(listen, name).as_ref() == Some(&right)).then_some(())
+            });
+        }
+        drop(end);
+        println!("longest time without an answer: {:?}", asking.join().unwrap());
+    });
+}
+
 /// Sets the flag when it goes.
 struct End<'a>(&'a AtomicBool);
 
