@@ -317,8 +317,13 @@ fn validate_lease(lease: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec
         let detail = "must be greater than or equal to 0";
         errors.push(Error::invalid(&path.child("leaseTransitions"), moves, detail));
     }
-    if given(spec, "holderIdentity").and_then(Value::as_str) == Some("") {
-        errors.push(Error::invalid(&path.child("holderIdentity"), "", "must not be empty"));
+    // An empty holder is how client-go's leaders give their lease back.
+    let text = |field| given(spec, field).and_then(Value::as_str);
+    if text("preferredHolder").is_some_and(|holder| !holder.is_empty())
+        && text("strategy").unwrap_or_default().is_empty()
+    {
+        let detail = "may only be specified if `strategy` is defined";
+        errors.push(Error::forbidden(&path.child("preferredHolder"), detail));
     }
     errors
 }
@@ -407,6 +412,19 @@ mod tests {
         assert_eq!(
             create_errors("coordination.k8s.io", "Lease", "{spec: {leaseDurationSeconds: 0}}"),
             ["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]
+        );
+        assert_eq!(
+            update_errors(
+                "coordination.k8s.io",
+                "Lease",
+                "{spec: {holderIdentity: a}}",
+                "{spec: {holderIdentity: ''}}"
+            ),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            create_errors("coordination.k8s.io", "Lease", "{spec: {preferredHolder: a}}"),
+            ["spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"]
         );
     }
 }
