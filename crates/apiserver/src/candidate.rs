@@ -7,7 +7,7 @@ use corten_store::Entry;
 
 use crate::call::Call;
 use crate::decode::{self, Parsed, Strictness};
-use crate::media::{Format, PatchType};
+use crate::media::PatchType;
 use crate::stored;
 
 /// The stored object that a write starts from.
@@ -74,9 +74,8 @@ impl Patch {
     ///
     /// Errors: 400, 415, 422.
     pub fn parse(call: &Call, body: &Bytes) -> Result<Self> {
-        let kind = PatchType::of_body(&call.content_type)?;
+        let (kind, format) = PatchType::of_body(&call.content_type)?;
         let strictness = Strictness::of_call(call)?;
-        let format = if kind == PatchType::Apply { Format::Yaml } else { Format::Json };
         let Parsed { value, findings } = decode::parse(format, body).map_err(|mut status| {
             status.message = format!("error decoding patch: {}", status.message);
             status

@@ -165,15 +165,16 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    /// From the `Content-Type`.
+    /// From the `Content-Type`: what the patch does and how it is written.
     ///
     /// Errors: 415.
-    pub fn of_body(content_type: &str) -> Result<PatchType> {
+    pub fn of_body(content_type: &str) -> Result<(PatchType, Format)> {
         match content_type.split(';').next().unwrap_or_default().trim() {
-            "application/json-patch+json" => Ok(PatchType::Json),
-            "application/merge-patch+json" => Ok(PatchType::Merge),
-            "application/strategic-merge-patch+json" => Ok(PatchType::Strategic),
-            "application/apply-patch+yaml" => Ok(PatchType::Apply),
+            "application/json-patch+json" => Ok((PatchType::Json, Format::Json)),
+            "application/merge-patch+json" => Ok((PatchType::Merge, Format::Json)),
+            "application/strategic-merge-patch+json" => Ok((PatchType::Strategic, Format::Json)),
+            "application/apply-patch+yaml" => Ok((PatchType::Apply, Format::Yaml)),
+            "application/apply-patch+cbor" => Ok((PatchType::Apply, Format::Cbor)),
             _ => Err(Status::unsupported_media_type(PATCHES)),
         }
     }
@@ -204,5 +205,7 @@ mod tests {
         assert_eq!(Format::of_body("").unwrap(), Format::Json);
         assert_eq!(Format::of_body("text/plain").unwrap_err().code, 415);
         assert_eq!(PatchType::of_body("application/json").unwrap_err().code, 415);
+        let cbor = PatchType::of_body("application/apply-patch+cbor").unwrap();
+        assert_eq!(cbor, (PatchType::Apply, Format::Cbor));
     }
 }
