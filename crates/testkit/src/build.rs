@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The directory of this build's profile (`target/debug`): a test program lies in `deps` below it.
 fn profile_dir() -> PathBuf {
@@ -53,11 +54,28 @@ pub fn kubectl() -> PathBuf {
     }
     let path = target_dir().join("tools/bin/kubectl");
     if !path.exists() {
-        let mut tools = Command::new(root().join("scripts/tools"));
-        let status = tools.env("CARGO_TARGET_DIR", target_dir()).status().expect("scripts/tools can be run");
-        assert!(status.success(), "scripts/tools could not install kubectl");
+        tools(&["kubectl"]);
     }
     path
+}
+
+/// Another client that `scripts/tools` installs, by its path in `target/tools`. The script is asked once a program, also
+/// when something is there: it knows what is out of date.
+pub fn tool(path: &str) -> PathBuf {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| tools(&[]));
+    let path = target_dir().join("tools").join(path);
+    assert!(path.exists(), "scripts/tools has not made {}", path.display());
+    path
+}
+
+fn tools(words: &[&str]) {
+    let mut command = Command::new(root().join("scripts/tools"));
+    let status = command.args(words).env("CARGO_TARGET_DIR", target_dir()).status();
+    assert!(
+        status.expect("scripts/tools can be run").success(),
+        "scripts/tools could not install everything"
+    );
 }
 
 fn cargo(words: &[&str]) {

@@ -139,6 +139,12 @@ impl<'a> Namespace<'a> {
         self.cluster.kubectl_with(&self.words(words), input)
     }
 
+    /// Runs another client's program: it finds the cluster in `$KUBECONFIG` and this namespace in `$NAMESPACE`.
+    pub fn run(&self, command: &mut Command) -> Output {
+        command.env("KUBECONFIG", self.cluster.kubeconfig()).env("NAMESPACE", &self.name);
+        Output::of(command.stdin(Stdio::null()), None)
+    }
+
     /// Starts kubectl and leaves it running.
     pub fn spawn(&self, words: &[&str]) -> Running {
         let mut command = self.cluster.kubectl_command();

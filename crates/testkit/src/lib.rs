@@ -18,7 +18,7 @@ mod watchdog;
 
 pub use agent::Agent;
 pub use api::{Answer, Api};
-pub use build::{corten, root};
+pub use build::{corten, root, tool};
 pub use cluster::{Cluster, NODE, Options, cluster, free_port};
 pub use host::HostState;
 pub use kubectl::{Namespace, Objects, Output, Running};
