@@ -102,9 +102,11 @@ fn reads_and_writes(older: &Older<'_>) {
     assert_eq!(older.with(&["diff", "-f"], &changed).code, Some(1));
     older.with(&["apply", "--dry-run=server", "-f"], &changed).says("configured (server dry run)").ok();
     let others = CONFIG.replace("a: '1'", "a: '9'");
-    let apply = ["apply", "--server-side", "--field-manager=other", "--force-conflicts", "-f"];
-    older.with(&[&apply[..3], &apply[4..]].concat(), &others).says("Apply failed with 1 conflict").err();
-    older.with(&apply, &others).says("serverside-applied").ok();
+    older.with(&["apply", "--server-side", "--field-manager=other", "-f"], &others).says("conflict").err();
+    older
+        .with(&["apply", "--server-side", "--field-manager=other", "--force-conflicts", "-f"], &others)
+        .says("serverside-applied")
+        .ok();
     older.with(&["replace", "-f"], CONFIG).says("configmap/c replaced").ok();
     for (kind, patch) in [
         ("json", r#"[{"op":"add","path":"/data/k","value":"json"}]"#),
