@@ -15,6 +15,7 @@ use corten_api::{Result, Status, Value};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::HeaderValue;
+use tokio::sync::Mutex;
 
 use crate::ApiServer;
 use crate::metrics::Metrics;
@@ -33,6 +34,8 @@ pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const WAIT_MAX: Duration = Duration::from_secs(15);
 /// Clients that were refused are told to come back after so many seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
+/// The names of the flow schemas and priority levels that cannot be taken away.
+const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
 
 /// What a request was taken for; filled in on its way, told in the headers of the answer.
 pub(crate) type Mark = OnceLock<Arc<Matched>>;
@@ -41,20 +44,15 @@ pub(crate) type Mark = OnceLock<Arc<Matched>>;
 pub(crate) struct Flow {
     rules: RwLock<Arc<Rules>>,
     seats: Seats,
+    /// Held from reading the objects until they are in use, so that what was read first is not used last.
+    reading: Mutex<()>,
 }
 
 impl Flow {
     /// The built-in objects, until those of the store are read.
     pub fn new(seats: usize) -> Self {
-        let of = |kind: &str| -> Vec<Value> {
-            wanted()
-                .into_iter()
-                .filter(|w| w.object["kind"] == kind)
-                .filter_map(|w| tree(&w.object))
-                .collect()
-        };
-        let flow = Flow { rules: RwLock::default(), seats: Seats::new(seats) };
-        flow.replace(&of("FlowSchema"), &of("PriorityLevelConfiguration"));
+        let flow = Flow { rules: RwLock::default(), seats: Seats::new(seats), reading: Mutex::default() };
+        flow.replace(&built_in("FlowSchema"), &built_in("PriorityLevelConfiguration"));
         flow
     }
 
@@ -113,8 +111,18 @@ fn too_many() -> Box<Status> {
     Status::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_SECONDS)
 }
 
-fn tree(object: &serde_json::Value) -> Option<Value> {
-    corten_api::json::parse(&object.to_string().into()).ok()
+fn built_in(kind: &str) -> Vec<Value> {
+    let tree = |object: &serde_json::Value| corten_api::json::parse(&object.to_string().into()).ok();
+    wanted().iter().filter(|w| w.object["kind"] == kind).filter_map(|w| tree(&w.object)).collect()
+}
+
+/// Adds the objects that are in force even where they are not in the store, as upstream.
+fn with_mandatory(kind: &str, mut objects: Vec<Value>) -> Vec<Value> {
+    let name = |object: &Value| object.str_at(&["metadata", "name"]).to_owned();
+    let there: Vec<String> = objects.iter().map(name).collect();
+    let missing = |object: &Value| MANDATORY.contains(&&*name(object)) && !there.contains(&name(object));
+    objects.extend(built_in(kind).into_iter().filter(missing));
+    objects
 }
 
 impl ApiServer {
@@ -122,10 +130,14 @@ impl ApiServer {
     ///
     /// Errors: the store cannot be read.
     pub(crate) async fn reload_flow(&self) -> Result<()> {
+        let _order = self.flow().reading.lock().await;
         let mut read = Vec::new();
-        for plural in ["flowschemas", "prioritylevelconfigurations"] {
+        for (plural, kind) in
+            [("flowschemas", "FlowSchema"), ("prioritylevelconfigurations", "PriorityLevelConfiguration")]
+        {
             let entries = self.list_group(GROUP, plural, "").await?;
-            read.push(entries.iter().map(|entry| self.tree(entry)).collect::<Result<Vec<Value>>>()?);
+            let objects = entries.iter().map(|entry| self.tree(entry)).collect::<Result<Vec<Value>>>()?;
+            read.push(with_mandatory(kind, objects));
         }
         self.flow().replace(&read[0], &read[1]);
         Ok(())
