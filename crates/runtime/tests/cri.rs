@@ -406,7 +406,7 @@ async fn a_container_whose_shim_is_killed_is_reported_and_gone() {
     let Some(mut cluster) = Cluster::start("lost").await else { return };
     let pod = cluster.run_pod("lost", |_| {}).await;
     let id = cluster.run(&pod, "main", &["sleep", "1000"], |_| {}).await.unwrap();
-    for shim in cluster.shims() {
+    for shim in cluster.watching_shims().await {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
     let status = cluster.exited(&id).await;

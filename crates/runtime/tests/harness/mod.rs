@@ -320,14 +320,25 @@ impl Handle {
 
     /// The pids of this runtime's shims.
     pub fn shims(&self) -> Vec<i32> {
+        self.processes("shim")
+    }
+
+    /// Shims in their second life. A shim becomes one by exec just after it reported the start, and has no command line
+    /// at that moment.
+    pub async fn watching_shims(&self) -> Vec<i32> {
+        eventually(|| Some(self.processes("watch")).filter(|shims| !shims.is_empty())).await
+    }
+
+    /// Processes of this cluster with a word in their command line.
+    fn processes(&self, word: &str) -> Vec<i32> {
         let mine = self.dir.path().display().to_string();
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let shims = processes.filter(|process| {
+        let found = processes.filter(|process| {
             let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
-            line.contains("shim") && line.contains(&mine)
+            line.contains(word) && line.contains(&mine)
         });
-        shims.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+        found.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
     }
 }
 
