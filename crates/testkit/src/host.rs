@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Everything that clusters make, one line each. Take one before and one after.
@@ -75,7 +76,8 @@ fn cgroups() -> Vec<String> {
     found
 }
 
-/// Processes by what they run; kernel threads and what the test program itself starts come and go.
+/// Processes by what they run and their cgroup, which names the cluster; kernel threads and what the test program itself starts
+/// come and go.
 fn processes() -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -88,8 +90,29 @@ fn processes() -> Vec<String> {
             })
         });
         if ours {
-            found.push(format!("process {line}"));
+            found.push(format!("process {line} {}", cgroup_of(&entry.path())));
         }
     }
     found
+}
+
+/// The deepest cgroup of a process: on hosts with version 1, not every hierarchy has one.
+fn cgroup_of(process: &Path) -> String {
+    let text = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.max_by_key(|path| path.len()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_test_clusters_run_does_not_count() {
+        let before = HostState(BTreeSet::new());
+        let line = |cluster: &str| format!("process testserver  /{cluster}/kubepods/pod1/2");
+        let after = HostState([line("tab1"), line("tab2"), "process testserver  /".into()].into());
+        let own = vec!["process testserver  /".to_owned(), line("tab1")];
+        assert_eq!(after.since(&before, "tab1"), own);
+    }
 }
