@@ -1,12 +1,12 @@
 //! What a server is started with.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use corten_store::Store;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::audit::AuditConfig;
 use crate::authn::token::ServiceAccountKeys;
@@ -79,10 +79,8 @@ pub struct Config {
     pub static_tokens: Vec<(String, User)>,
     /// How to reach kubelets; `None` makes log, exec and the like answer 503.
     pub kubelet_client: Option<KubeletClient>,
-    /// Addresses of Services.
-    pub service_cidr: Ipv4Net,
-    /// Second addresses of dual-stack Services; `None` in a cluster without.
-    pub service_cidr_v6: Option<Ipv6Net>,
+    /// Addresses of Services: one range, or one of each family. The first one's family is the cluster's default.
+    pub service_cidrs: Vec<IpNet>,
     /// Node ports of Services.
     pub node_ports: RangeInclusive<u16>,
     /// The address behind the `kubernetes` Service, which should be reachable from pods. `None`: not known yet; its
@@ -103,7 +101,7 @@ pub struct Config {
 impl Config {
     /// Defaults of one cluster on this machine over a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        let service_cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+        let services = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
         Config {
             store,
             client_ca_pem: None,
@@ -114,8 +112,7 @@ impl Config {
             audit: None,
             static_tokens: Vec::new(),
             kubelet_client: None,
-            service_cidr,
-            service_cidr_v6: None,
+            service_cidrs: vec![services.into()],
             node_ports: 30000..=32767,
             advertise_address: None,
             advertise_port: 6443,
@@ -128,10 +125,13 @@ impl Config {
 }
 
 impl Config {
-    /// The ranges of Services' addresses, the default family first.
-    pub(crate) fn service_ranges(&self) -> Vec<IpNet> {
-        let second = self.service_cidr_v6.map(IpNet::from);
-        std::iter::once(IpNet::from(self.service_cidr)).chain(second).collect()
+    /// The first address behind the network's own, in the first range: that of the `kubernetes` Service.
+    pub(crate) fn first_service_address(&self) -> Option<IpAddr> {
+        let first = self.service_cidrs.first()?.network();
+        Some(match first {
+            IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).saturating_add(1)).into(),
+        })
     }
 }
 

@@ -75,13 +75,13 @@ impl ApiServer {
 
     fn kubernetes_service(&self) -> Wanted {
         let config = self.config();
-        let cluster_ip = Ipv4Addr::from(u32::from(config.service_cidr.network()) + 1);
+        let cluster_ip = config.first_service_address().map(|ip| ip.to_string());
         let port = self.public_address().port();
         let object = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": NAME, "namespace": NAMESPACE,
                 "labels": {"component": "apiserver", "provider": "kubernetes"}},
-            "spec": {"type": "ClusterIP", "clusterIP": cluster_ip.to_string(), "sessionAffinity": "None",
+            "spec": {"type": "ClusterIP", "clusterIP": cluster_ip, "sessionAffinity": "None",
                 "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}
         });
         Wanted { collection: "/api/v1/namespaces/default/services".into(), object, keep: true }

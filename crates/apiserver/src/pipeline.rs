@@ -80,7 +80,7 @@ impl ApiServer {
             kinds: KindTable::default(),
             documents: corten_api::openapi::Documents::default(),
             authority,
-            allocator: Allocator::new(config.service_ranges(), config.node_ports.clone()),
+            allocator: Allocator::new(config.service_cidrs.clone(), config.node_ports.clone()),
             kubelets,
             metrics: Metrics::default(),
             rbac: Rbac::default(),

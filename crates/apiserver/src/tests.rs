@@ -436,7 +436,8 @@ async fn services_get_addresses_and_ports() {
 
 #[tokio::test]
 async fn addresses_survive_restarts_and_leftovers() {
-    let server = TestServer::start_with(|config| config.service_cidr = "10.0.0.0/29".parse().unwrap()).await;
+    let server =
+        TestServer::start_with(|config| config.service_cidrs = vec!["10.0.0.0/29".parse().unwrap()]).await;
     let path = "/api/v1/namespaces/default/services";
     let service =
         |name: &str| format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"ports":[{{"port":80}}]}}}}"#);

@@ -24,10 +24,12 @@ use crate::node_zones::Rates;
 /// Settings of the controllers.
 #[derive(Clone)]
 pub struct Config {
-    /// Addresses of all pods; each node gets a part. Empty: nodes get none.
+    /// Addresses of all pods, one range or with a comma one of each family; each node gets a part. Empty: nodes get none.
     pub cluster_cidr: String,
-    /// Prefix length of a node's part.
+    /// Prefix length of a node's part of an IPv4 range.
     pub node_cidr_mask: u8,
+    /// The same of an IPv6 range; `None`: 64, or what fits.
+    pub node_cidr_mask_v6: Option<u8>,
     /// The CA certificate (PEM) that pods find in the config map `kube-root-ca.crt`.
     pub root_ca: String,
     /// Addresses for services of type LoadBalancer. Empty: they get the nodes' addresses.
@@ -49,6 +51,7 @@ impl Default for Config {
         Config {
             cluster_cidr: "10.244.0.0/16".into(),
             node_cidr_mask: 24,
+            node_cidr_mask_v6: None,
             root_ca: String::new(),
             load_balancer_pool: Vec::new(),
             node_monitor_grace: Duration::from_secs(50),
