@@ -30,8 +30,8 @@ pub async fn agent(args: AgentArgs) -> Result<()> {
     let _running = PidFile::take(&layout.pid_file())?;
     let token = token(&args)?;
     let name = args.node.node_name.clone().map_or_else(host::name, Ok)?;
-    let ip = match args.node.node_ip {
-        Some(ip) => ip,
+    let ip = match args.node.node_ip.first() {
+        Some(ip) => *ip,
         None => towards(&args.server).await,
     };
     let agent = Agent { args, layout, token, name, ip, started };
@@ -89,8 +89,9 @@ impl Agent {
         }
         let kubelet = clients[&Role::Kubelet].clone();
         let (user, _) = Role::Kubelet.identity(&self.name);
-        let serving =
-            join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &[self.ip]).await?;
+        let ranges = join::ranges(&kubelet, &self.layout).await?.usable(host::has_ipv6())?;
+        let ips = host::addresses(self.args.node.node_ip.clone(), &ranges.cluster_cidr, || self.ip);
+        let serving = join::serving_certificate(&kubelet, &self.layout, &user, &self.name, &ips).await?;
         let (cert, key) = serving.keys().pair().read()?;
         let (renewed, renewals_seen) = watch::channel((Vec::new(), Vec::new()));
         renewals.push(Renewal::new(serving, move |new: &Certified| {
@@ -98,13 +99,12 @@ impl Agent {
             renewed.send_replace((cert.into_bytes(), key.into_bytes()));
             Ok(())
         }));
-        let ranges = join::ranges(&kubelet, &self.layout).await?;
         let node = Node {
             cluster: self.args.cluster.name.clone(),
             layout: self.layout.clone(),
             args: self.args.node.clone(),
             name: self.name.clone(),
-            ip: self.ip,
+            ips,
             ranges,
             informers: None,
             serving: Serving { cert, key, ca: server.ca_pem().to_owned(), renewed: Some(renewals_seen) },

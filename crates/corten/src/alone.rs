@@ -40,8 +40,9 @@ pub async fn controllers(args: ControllerArgs) -> Result<()> {
     let mut signals = Signals::catch()?;
     let client = client(&args.alone).await?;
     let config = corten_controllers::Config {
-        cluster_cidr: args.cluster_cidr.map(|cidr| cidr.to_string()).unwrap_or_default(),
+        cluster_cidr: args.cluster_cidr.as_ref().map(|cidr| cidr.to_string()).unwrap_or_default(),
         node_cidr_mask: args.node_cidr_mask_size,
+        node_cidr_mask_v6: args.node_cidr_mask_size_ipv6,
         root_ca: root_ca(&args)?,
         signing_ca: signing_ca(&args)?,
         ..args.flags.config()

@@ -15,6 +15,7 @@ use kube::runtime::watcher;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 
+use crate::cidrs::Cidrs;
 use crate::parts::Parts;
 use crate::pki::{Identity, Pair};
 use crate::token::Token;
@@ -58,7 +59,9 @@ fn advertised(listen: IpAddr, wanted: Option<IpAddr>, host: IpAddr, has_node: bo
 
 impl Cluster {
     fn advertised(&self) -> Advertised {
-        advertised(self.args.listen.ip(), self.args.advertise_address, self.node_ip, self.has_node)
+        let family = |ip: &&IpAddr| ip.is_ipv6() == self.args.ranges.service_cidr.prefers_v6();
+        let host = self.node_ips.iter().find(family).copied().unwrap_or(self.node_ip());
+        advertised(self.args.listen.ip(), self.args.advertise_address, host, self.has_node)
     }
 
     /// The server over its store, not yet listening.
@@ -87,7 +90,7 @@ impl Cluster {
             Some(KubeletClient { cert_pem: cert.into_bytes(), key_pem: key.into_bytes(), ca_pem: Some(ca) });
         let token = Token::of_server(&self.layout.token(), &self.pki.ca_der()?)?;
         config.static_tokens.push((token.bearer(), User::new(token.user(), [BOOTSTRAPPERS])));
-        config.service_cidr = self.args.ranges.service_cidr;
+        config.service_cidrs = self.args.ranges.service_cidr.all().collect();
         config.advertise_port = address.port();
         config.cluster_domain.clone_from(&self.args.ranges.cluster_domain);
         if let Advertised::At(address) = self.advertised() {
@@ -100,7 +103,8 @@ impl Cluster {
 
     /// Starts serving at the address that was asked for.
     pub(crate) fn serve(&self, api: &ApiServer, listener: TcpListener, parts: &mut Parts) -> Result<()> {
-        let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), self.node_ip, self.args.listen.ip()];
+        let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), self.args.listen.ip()];
+        addresses.extend(&self.node_ips);
         addresses.extend(self.args.advertise_address);
         let cert = match self.kube.serving_cert()? {
             Some(cert) => cert,
@@ -118,7 +122,7 @@ impl Cluster {
         let fixed = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
         let mut names: Vec<String> = fixed.map(str::to_owned).into();
         names.extend([domain, self.node_name.clone()]);
-        addresses.extend(self.args.ranges.service_cidr.hosts().next().map(IpAddr::V4));
+        addresses.extend(self.args.ranges.service_cidr.nth(1));
         for san in &self.args.tls_san {
             match san.parse() {
                 Ok(address) => addresses.push(address),
@@ -149,7 +153,7 @@ impl Cluster {
         match (listen.is_unspecified(), self.args.advertise_address) {
             (false, _) => listen,
             (true, Some(advertised)) => advertised,
-            (true, None) => self.node_ip,
+            (true, None) => self.node_ip(),
         }
     }
 
@@ -196,8 +200,9 @@ impl Cluster {
         let changed = Arc::new(Notify::new());
         let wake = changed.clone();
         nodes.on_change(move |_| wake.notify_one());
+        let v6 = self.args.ranges.service_cidr.prefers_v6();
         let gateway = loop {
-            if let Some(gateway) = nodes.list().iter().find_map(|node| gateway(node)) {
+            if let Some(gateway) = nodes.list().iter().find_map(|node| gateway(node, v6)) {
                 break SocketAddr::new(gateway, port);
             }
             tokio::select! {
@@ -232,10 +237,12 @@ impl Cluster {
     }
 }
 
-/// The first address of the node's pod CIDR.
-fn gateway(node: &Node) -> Option<IpAddr> {
-    let cidr: ipnet::IpNet = node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-    cidr.hosts().next()
+/// The first address of the node's pod CIDR of a family, behind the network's own.
+fn gateway(node: &Node, v6: bool) -> Option<IpAddr> {
+    let spec = node.spec.as_ref()?;
+    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+    let cidrs = all.filter_map(|text| text.parse::<Cidrs>().ok());
+    cidrs.flat_map(|cidr| cidr.nth(1).collect::<Vec<_>>()).find(|ip| ip.is_ipv6() == v6)
 }
 
 /// Listens at an address that the host may not have yet.

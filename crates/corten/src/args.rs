@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use corten_controllers::load_balancer::Span;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
+use crate::cidrs::Cidrs;
 use crate::kube_flags::{AccessArgs, KubeArgs};
 use crate::proxy::ProxyMode;
 
@@ -232,21 +233,43 @@ pub struct EtcdArgs {
 /// Which addresses and names a cluster uses.
 #[derive(Clone, Debug, Args)]
 pub struct Ranges {
-    /// Addresses of services.
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", help_heading = "Network")]
-    pub service_cidr: Ipv4Net,
-    /// Addresses of pods; each node gets a /24 of it.
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", help_heading = "Network")]
-    pub cluster_cidr: Ipv4Net,
+    /// Addresses of services: one range, or for dual stack one of each family; the first one's family is the default.
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.96.0.0/16", help_heading = "Network")]
+    pub service_cidr: Cidrs,
+    /// Addresses of pods: one range, or for dual stack one of each family. Each node gets a /24 (IPv6: a /64) of it.
+    #[arg(long, value_name = "CIDR[,CIDR]", default_value = "10.244.0.0/16", help_heading = "Network")]
+    pub cluster_cidr: Cidrs,
     /// Domain of the cluster's DNS names.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Network")]
     pub cluster_domain: String,
 }
 
 impl Ranges {
-    /// Where the cluster's DNS answers: the tenth address of the service range.
-    pub fn dns(&self) -> Option<IpAddr> {
-        self.service_cidr.hosts().nth(9).map(IpAddr::V4)
+    /// Where the cluster's DNS answers: the tenth address of each service range, the default family first.
+    pub fn dns(&self) -> Vec<IpAddr> {
+        self.service_cidr.nth(10).collect()
+    }
+
+    /// As this machine can have them.
+    ///
+    /// Errors: nothing is left, or pods would have no IPv4 address, which this pod network always gives them.
+    pub fn usable(&self, has_v6: bool) -> anyhow::Result<Ranges> {
+        let mut ranges = self.clone();
+        if !has_v6 && (self.service_cidr.v6().is_some() || self.cluster_cidr.v6().is_some()) {
+            tracing::warn!("this kernel has no IPv6, or has it disabled: going on with IPv4 alone");
+            let left = self.service_cidr.without_v6().zip(self.cluster_cidr.without_v6());
+            let Some((services, pods)) = left else {
+                anyhow::bail!("no range is left without IPv6, which this kernel does not have")
+            };
+            (ranges.service_cidr, ranges.cluster_cidr) = (services, pods);
+        }
+        if ranges.cluster_cidr.v4().is_none() {
+            anyhow::bail!(
+                "--cluster-cidr {}: want an IPv4 range, alone or beside an IPv6 one",
+                self.cluster_cidr
+            );
+        }
+        Ok(ranges)
     }
 }
 
@@ -256,9 +279,9 @@ pub struct NodeArgs {
     /// Name of this node [default: the host's name].
     #[arg(long, value_name = "NAME", help_heading = "Node")]
     pub node_name: Option<String>,
-    /// Address of this node [default: the address of the default route, or 127.0.0.1].
-    #[arg(long, value_name = "ADDR", help_heading = "Node")]
-    pub node_ip: Option<IpAddr>,
+    /// Address of this node, or one of each family [default: those of the default routes, or 127.0.0.1].
+    #[arg(long, value_name = "ADDR[,ADDR]", value_delimiter = ',', help_heading = "Node")]
+    pub node_ip: Vec<IpAddr>,
     /// Labels of this node.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', help_heading = "Node")]
     pub node_labels: Vec<String>,
@@ -371,9 +394,9 @@ pub struct ProxyAloneArgs {
     /// Name of this node [default: the host's name].
     #[arg(long, value_name = "NAME", alias = "hostname-override", help_heading = "Node")]
     pub node_name: Option<String>,
-    /// Address of this node [default: the address of the default route].
-    #[arg(long, value_name = "ADDR", help_heading = "Node")]
-    pub node_ip: Option<IpAddr>,
+    /// Address of this node, or one of each family [default: that of the default route].
+    #[arg(long, value_name = "ADDR[,ADDR]", value_delimiter = ',', help_heading = "Node")]
+    pub node_ip: Vec<IpAddr>,
     /// Addresses of pods: what comes from elsewhere gets an address of this node.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', help_heading = "Network")]
     pub cluster_cidr: Vec<IpNet>,
@@ -434,12 +457,15 @@ pub struct ControllerArgs {
     /// Copies.
     #[command(flatten)]
     pub election: ElectionArgs,
-    /// Addresses of pods; each node gets a part. Without it nodes get none.
-    #[arg(long, value_name = "CIDR")]
-    pub cluster_cidr: Option<Ipv4Net>,
-    /// Prefix length of a node's part.
-    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    /// Addresses of pods, one range or one of each family; each node gets a part. Without it nodes get none.
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub cluster_cidr: Option<Cidrs>,
+    /// Prefix length of a node's part of an IPv4 range.
+    #[arg(long, value_name = "BITS", default_value_t = 24, alias = "node-cidr-mask-size-ipv4")]
     pub node_cidr_mask_size: u8,
+    /// Prefix length of a node's part of an IPv6 range [default: 64, or what fits].
+    #[arg(long, value_name = "BITS")]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
     /// CA certificate that pods find in the config map kube-root-ca.crt [default: that of the kubeconfig].
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
@@ -610,6 +636,23 @@ mod tests {
         ] {
             assert_eq!(duration(text).ok(), seconds.map(Duration::from_secs), "{text}");
         }
+    }
+
+    #[test]
+    fn without_ipv6_the_rest_goes_on() {
+        let ranges = |service: &str, cluster: &str| Ranges {
+            service_cidr: service.parse().unwrap(),
+            cluster_cidr: cluster.parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+        };
+        let told = |ranges: &Ranges, has_v6: bool| {
+            ranges.usable(has_v6).map(|r| format!("{} {}", r.service_cidr, r.cluster_cidr)).ok()
+        };
+        let dual = ranges("fd00:1::/112,10.1.0.0/16", "10.2.0.0/16,fd00:2::/56");
+        assert_eq!(told(&dual, true).unwrap(), "fd00:1::/112,10.1.0.0/16 10.2.0.0/16,fd00:2::/56");
+        assert_eq!(told(&dual, false).unwrap(), "10.1.0.0/16 10.2.0.0/16");
+        assert_eq!(told(&ranges("fd00::/112", "10.2.0.0/16"), false), None);
+        assert_eq!(told(&ranges("fd00:1::/112", "fd00::/56"), true), None);
     }
 
     #[test]

@@ -103,26 +103,33 @@ pub async fn alone(args: DnsCommand) -> Result<()> {
 }
 
 /// The Service `kube-dns`, for clusters whose nodes answer themselves.
-pub fn create_service(client: Client, address: IpAddr, parts: &mut Parts) {
+pub fn create_service(client: Client, addresses: Vec<IpAddr>, parts: &mut Parts) {
     let stop = parts.stop();
     parts.start("Service kube-dns", async move {
-        corten_dns::ensure_service(client, address, stop.clone()).await;
+        corten_dns::ensure_service(client, &addresses, stop.clone()).await;
         stop.cancelled().await;
         Ok(())
     });
 }
 
-/// Answers at the cluster's DNS address, which every node has on a link of its own.
-pub fn serve(cluster: &str, zone: &str, address: IpAddr, args: &DnsArgs, inputs: Inputs, parts: &mut Parts) {
+/// Answers at the cluster's DNS addresses, which every node has on a link of its own.
+pub fn serve(
+    cluster: &str,
+    zone: &str,
+    addresses: Vec<IpAddr>,
+    args: &DnsArgs,
+    inputs: Inputs,
+    parts: &mut Parts,
+) {
     let config = Config {
         zone: zone.to_owned(),
-        listen: vec![SocketAddr::new(address, PORT)],
+        listen: addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect(),
         ..args.forward.config()
     };
     let (cluster, stop) = (cluster.to_owned(), parts.stop());
     parts.start("DNS", async move {
         // Not without its address the whole node: pods with other resolvers run all the same.
-        while let Err(error) = answer(&cluster, address, &inputs, &config, &stop).await {
+        while let Err(error) = answer(&cluster, &addresses, &inputs, &config, &stop).await {
             tracing::warn!("DNS: {error:#}; trying again");
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -135,12 +142,12 @@ pub fn serve(cluster: &str, zone: &str, address: IpAddr, args: &DnsArgs, inputs:
 
 async fn answer(
     cluster: &str,
-    address: IpAddr,
+    addresses: &[IpAddr],
     inputs: &Inputs,
     config: &Config,
     stop: &CancellationToken,
 ) -> Result<()> {
-    corten_network::hold_addresses(cluster, &[address]).await?;
+    corten_network::hold_addresses(cluster, addresses).await?;
     Ok(corten_dns::run(inputs.clone(), config.clone(), stop.child_token()).await?)
 }
 

@@ -106,6 +106,8 @@ fn remove_network(name: &str, layout: &Layout) -> Result<()> {
         cluster_name: name.to_owned(),
         pod_cidr: None,
         cluster_cidr: ipnet::Ipv4Net::default(),
+        cluster_cidr_v6: None,
+        prefers_v6: false,
         state_dir: layout.network(),
         mtu: None,
     })

@@ -210,12 +210,11 @@ impl KubeArgs {
         self.service_accounts(&mut config.service_account)?;
         match self.service_cluster_ip_range.as_slice() {
             [] => {}
-            [IpNet::V4(range)] => config.service_cidr = *range,
-            [IpNet::V4(range), IpNet::V6(second)] => {
-                config.service_cidr = *range;
-                config.service_cidr_v6 = Some(*second);
+            [_] => config.service_cidrs.clone_from(&self.service_cluster_ip_range),
+            [first, second] if first.addr().is_ipv4() != second.addr().is_ipv4() => {
+                config.service_cidrs.clone_from(&self.service_cluster_ip_range);
             }
-            _ => bail!("--service-cluster-ip-range: want an IPv4 range, and after it at most one of IPv6"),
+            _ => bail!("--service-cluster-ip-range: want one range, or one of each family"),
         }
         if let Some(text) = &self.service_node_port_range {
             config.node_ports = ports(text)?;

@@ -4,6 +4,7 @@ mod agent;
 mod alone;
 mod api;
 mod args;
+mod cidrs;
 mod detach;
 mod dns;
 mod down;

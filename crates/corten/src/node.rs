@@ -79,8 +79,8 @@ pub struct Node {
     pub args: NodeArgs,
     /// The Node object's name.
     pub name: String,
-    /// The node's address.
-    pub ip: IpAddr,
+    /// The node's addresses, the default family first.
+    pub ips: Vec<IpAddr>,
     /// Addresses and domain of the cluster.
     pub ranges: Ranges,
     /// What this process sees of the cluster, where the control plane runs in it, too.
@@ -116,7 +116,11 @@ impl Node {
         let mut config =
             corten_kubelet::Config::new(&self.name, client, &self.cri_endpoint(), self.layout.node());
         config.informers.clone_from(&self.informers);
-        config.node_ips = vec![self.ip];
+        config.node_ips.clone_from(&self.ips);
+        if self.ips.iter().any(IpAddr::is_ipv6) {
+            // On all addresses of both families: the API server asks at the node's first.
+            config.listen = std::net::Ipv6Addr::UNSPECIFIED.into();
+        }
         config.port = self.args.kubelet_port;
         config.serving_cert = Some(self.serving.cert.clone().into_bytes());
         config.serving_key = Some(self.serving.key.clone().into_bytes());
@@ -124,7 +128,8 @@ impl Node {
         config.client_ca = Some(self.serving.ca.clone().into_bytes());
         config.cluster_dns = self.args.cluster_dns.clone();
         if config.cluster_dns.is_empty() {
-            config.cluster_dns.extend(self.ranges.dns());
+            // A pod of a dual-stack cluster has both families: one server is enough for it.
+            config.cluster_dns.extend(self.ranges.dns().first());
         }
         config.cluster_domain.clone_from(&self.ranges.cluster_domain);
         config.node_labels = self.args.labels()?;
@@ -135,20 +140,23 @@ impl Node {
     }
 
     fn start_dns(&self, parts: &mut Parts) {
-        let Some(address) = self.ranges.dns().filter(|_| !self.args.dns.disable_dns) else { return };
+        let addresses = self.ranges.dns();
+        if addresses.is_empty() || self.args.dns.disable_dns {
+            return;
+        }
         let inputs = match &self.informers {
             Some(all) => corten_dns::Inputs { services: all.get(), slices: all.get(), namespaces: all.get() },
             None => corten_dns::Inputs::start(&(self.clients)(Role::Dns), &self.stop),
         };
-        dns::serve(&self.cluster, &self.ranges.cluster_domain, address, &self.args.dns, inputs, parts);
+        dns::serve(&self.cluster, &self.ranges.cluster_domain, addresses, &self.args.dns, inputs, parts);
     }
 
     fn start_runtime(&self, parts: &mut Parts) -> Result<()> {
         let network = pod_network::open(
             &self.cluster,
             &self.layout,
-            self.ranges.cluster_cidr,
-            self.ip,
+            &self.ranges.cluster_cidr,
+            &self.ips,
             &self.args.pod_network,
         )?;
         self.feed_network(network.clone(), parts);
@@ -175,11 +183,7 @@ impl Node {
     }
 
     fn feed_network(&self, network: PodNetwork, parts: &mut Parts) {
-        let dns = self.ranges.dns().into_iter().filter_map(|address| match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
-        let me = corten_netfeed::Me { node: self.name.clone(), dns: dns.collect() };
+        let me = corten_netfeed::Me { node: self.name.clone(), dns: self.ranges.dns() };
         let client = (self.clients)(Role::Network);
         pod_network::feed(network, client, self.informers.clone(), me, &self.stop, parts);
     }

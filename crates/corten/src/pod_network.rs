@@ -6,32 +6,35 @@ use anyhow::{Context, Result};
 use corten_client::{Informer, Informers};
 use corten_netfeed::{Me, Seen};
 use corten_network::{NetworkConfig, PodNetwork, Uplink};
-use ipnet::Ipv4Net;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::PodNetworkArgs;
+use crate::cidrs::Cidrs;
 use crate::layout::Layout;
 use crate::parts::Parts;
 
-/// Opens the network of a node at `node_ip`. With an IPv6 address only, the node stays alone.
+/// Opens the network of a node at `node_ips`. With an IPv6 address only, the node stays alone.
 pub fn open(
     cluster: &str,
     layout: &Layout,
-    cluster_cidr: Ipv4Net,
-    node_ip: IpAddr,
+    cluster_cidr: &Cidrs,
+    node_ips: &[IpAddr],
     args: &PodNetworkArgs,
 ) -> Result<PodNetwork> {
     let network = PodNetwork::new(NetworkConfig {
         cluster_name: cluster.to_owned(),
         pod_cidr: None,
-        cluster_cidr,
+        cluster_cidr: cluster_cidr.v4().context("--cluster-cidr: want an IPv4 range, too")?,
+        cluster_cidr_v6: cluster_cidr.v6(),
+        prefers_v6: cluster_cidr.prefers_v6(),
         state_dir: layout.network(),
         mtu: None,
     })
     .context("pod network")?;
-    if let IpAddr::V4(node_ip) = node_ip {
+    let v4 = node_ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+    if let Some(node_ip) = v4 {
         network.join(Uplink { node_ip, transport: args.pod_network, vni: args.vxlan_id });
     }
     Ok(network)

@@ -37,9 +37,9 @@ pub fn start(node: &Node, parts: &mut Parts) {
     let ProxyMode::BuiltIn(mode) = node.args.proxy.proxy_mode else { return };
     let mut config = config(&node.args.proxy, &node.cluster, &node.name);
     config.mode = mode;
-    config.node_ips = vec![node.ip];
-    config.cluster_cidrs = vec![node.ranges.cluster_cidr.into()];
-    config.service_cidrs = vec![node.ranges.service_cidr.into()];
+    config.node_ips.clone_from(&node.ips);
+    config.cluster_cidrs = node.ranges.cluster_cidr.all().collect();
+    config.service_cidrs = node.ranges.service_cidr.all().collect();
     // What the control plane in the same process sees anyway is not kept twice.
     let inputs = match &node.informers {
         Some(all) => Inputs { services: all.get(), slices: all.get(), nodes: all.get() },
@@ -76,8 +76,11 @@ pub async fn alone(args: ProxyAloneArgs) -> Result<()> {
     let name = name.map_or_else(host::name, Ok)?;
     let mut config = config(&args.proxy, &args.cluster.name, &name);
     config.mode = mode;
-    let node_ip = args.node_ip.or(file.as_ref().and_then(|file| file.node_ip));
-    config.node_ips = vec![node_ip.unwrap_or_else(host::address_of_default_route)];
+    config.node_ips.clone_from(&args.node_ip);
+    if config.node_ips.is_empty() {
+        let told = file.as_ref().and_then(|file| file.node_ip);
+        config.node_ips.push(told.unwrap_or_else(host::address_of_default_route));
+    }
     let all = |ranges: &[IpNet]| ranges.to_vec();
     config.cluster_cidrs = all(&args.cluster_cidr);
     config.service_cidrs = all(&args.service_cidr);

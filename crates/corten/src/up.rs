@@ -45,7 +45,8 @@ pub struct Cluster {
     pub(crate) layout: Layout,
     pub(crate) pki: Arc<Pki>,
     pub(crate) node_name: String,
-    pub(crate) node_ip: IpAddr,
+    /// The node's addresses, at least one.
+    pub(crate) node_ips: Vec<IpAddr>,
     /// A node runs in this process.
     pub(crate) has_node: bool,
     pub(crate) stop: CancellationToken,
@@ -55,19 +56,21 @@ pub struct Cluster {
 }
 
 /// Runs a cluster until SIGTERM or SIGINT. Progress goes to standard output, one line a step; logs go to standard error.
-pub async fn up(args: ServerArgs, kube: KubeArgs, with: With) -> Result<()> {
+pub async fn up(mut args: ServerArgs, kube: KubeArgs, with: With) -> Result<()> {
+    args.ranges = args.ranges.usable(host::has_ipv6())?;
     let (started, started_at, mut signals) = (Instant::now(), Timestamp::now(), Signals::catch()?);
     let layout = Layout::new(&args.cluster.data_dir())?;
     let _running = PidFile::take(&layout.pid_file())?;
     let pki = Arc::new(Pki::open(&layout.pki())?);
     let node = if let With::Node(node) = &with { Some(node) } else { None };
     let node_name = node.and_then(|n| n.node_name.clone()).map_or_else(host::name, Ok)?;
-    let node_ip = node.and_then(|n| n.node_ip).unwrap_or_else(host::address_of_default_route);
+    let given = node.map(|n| n.node_ip.clone()).unwrap_or_default();
+    let node_ips = host::addresses(given, &args.ranges.cluster_cidr, host::address_of_default_route);
     let has_node = node.is_some();
     live(&mut signals, async |parts| {
         let stop = parts.stop();
         let cluster =
-            Cluster { args, kube, layout, pki, node_name, node_ip, has_node, stop, started, started_at };
+            Cluster { args, kube, layout, pki, node_name, node_ips, has_node, stop, started, started_at };
         cluster.start(&with, parts).await
     })
     .await
@@ -123,6 +126,11 @@ impl Cluster {
         let _ = writeln!(std::io::stdout(), "[{:>5} ms] {what}", self.started.elapsed().as_millis());
     }
 
+    /// The node's first address.
+    pub(crate) fn node_ip(&self) -> IpAddr {
+        self.node_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]))
+    }
+
     /// What all parts in this process see of the cluster. The controllers may see everything that the others may, so it is theirs;
     /// each part writes in its own name.
     fn informers(&self, api: &ApiServer) -> Informers {
@@ -155,15 +163,17 @@ impl Cluster {
     /// The Service that says where DNS is.
     fn publish_dns(&self, with: &With, api: &ApiServer, parts: &mut Parts) {
         let elsewhere = matches!(with, With::Node(node) if node.dns.disable_dns);
-        if let Some(address) = self.args.ranges.dns().filter(|_| !elsewhere) {
-            dns::create_service(client(api, dns::USER, &[]), address, parts);
+        let addresses = self.args.ranges.dns();
+        if !elsewhere && !addresses.is_empty() {
+            dns::create_service(client(api, dns::USER, &[]), addresses, parts);
         }
     }
 
     fn node(&self, args: &NodeArgs, api: &ApiServer, informers: &Informers) -> Result<Node> {
         let (user, _) = Role::Kubelet.identity(&self.node_name);
         let names = [self.node_name.clone(), "localhost".to_owned()];
-        let addresses = [IpAddr::from([127, 0, 0, 1]), self.node_ip];
+        let addresses: Vec<IpAddr> =
+            std::iter::once(IpAddr::from([127, 0, 0, 1])).chain(self.node_ips.iter().copied()).collect();
         let (cert, key) = self.pki.server("kubelet", &user, &names, &addresses)?.read()?;
         let (api, name) = (api.clone(), self.node_name.clone());
         Ok(Node {
@@ -171,7 +181,7 @@ impl Cluster {
             layout: self.layout.clone(),
             args: args.clone(),
             name: self.node_name.clone(),
-            ip: self.node_ip,
+            ips: self.node_ips.clone(),
             ranges: self.args.ranges.clone(),
             informers: Some(informers.clone()),
             serving: Serving { cert, key, ca: self.pki.ca_pem().to_owned(), renewed: None },

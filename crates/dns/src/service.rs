@@ -22,12 +22,12 @@ const PORT: i32 = 53;
 /// Between two attempts; the API server may not be there yet.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Creates the Service with that address where there is none, trying until it is there or `stop`. One that exists is
+/// Creates the Service with these addresses (one, or one of each family) where there is none, trying until it is there or `stop`. One that exists is
 /// left as it is.
-pub async fn ensure_service(client: Client, address: IpAddr, stop: CancellationToken) {
+pub async fn ensure_service(client: Client, addresses: &[IpAddr], stop: CancellationToken) {
     let api: Api<Service> = Api::namespaced(client, NAMESPACE);
     loop {
-        match create(&api, address).await {
+        match create(&api, addresses).await {
             Ok(()) => return,
             Err(error) => tracing::debug!(%error, "Service kube-dns"),
         }
@@ -38,7 +38,8 @@ pub async fn ensure_service(client: Client, address: IpAddr, stop: CancellationT
     }
 }
 
-async fn create(api: &Api<Service>, address: IpAddr) -> Result<(), Error> {
+async fn create(api: &Api<Service>, addresses: &[IpAddr]) -> Result<(), Error> {
+    let Some(address) = addresses.first() else { return Ok(()) };
     if let Some(found) = api.get_opt(NAME).await? {
         let has = found.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
         if has != address.to_string() {
@@ -46,7 +47,7 @@ async fn create(api: &Api<Service>, address: IpAddr) -> Result<(), Error> {
         }
         return Ok(());
     }
-    match api.create(&PostParams::default(), &service(address)).await {
+    match api.create(&PostParams::default(), &service(addresses)).await {
         Err(Error::Api(status)) if status.code == 409 => Ok(()),
         Err(Error::Api(status)) if status.code == 422 => {
             tracing::warn!(%address, why = status.message, "Service kube-system/kube-dns cannot have its address");
@@ -56,7 +57,9 @@ async fn create(api: &Api<Service>, address: IpAddr) -> Result<(), Error> {
     }
 }
 
-fn service(address: IpAddr) -> Service {
+fn service(addresses: &[IpAddr]) -> Service {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let is_dual = texts.len() > 1;
     let labels = [
         ("k8s-app", "kube-dns"),
         ("kubernetes.io/cluster-service", "true"),
@@ -78,7 +81,9 @@ fn service(address: IpAddr) -> Service {
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
-            cluster_ip: Some(address.to_string()),
+            cluster_ip: texts.first().cloned(),
+            ip_family_policy: is_dual.then(|| "PreferDualStack".to_owned()),
+            cluster_ips: is_dual.then_some(texts),
             ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
             ..ServiceSpec::default()
         }),

@@ -7,7 +7,7 @@ mod peers;
 mod plan;
 mod policies;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct Me {
     pub node: String,
     /// Addresses of a cluster DNS that has no pods. To policies they are pods of `kube-system` with the label `k8s-app: kube-dns`, as
     /// which people allow DNS everywhere.
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
 }
 
 /// Feeds `network` until `stop`.

@@ -1,12 +1,12 @@
 //! The other nodes: from Node objects to what the pod network needs of them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use corten_client::{Change, Informer};
 use corten_network::{LinkChanges, Peer, PodNetwork};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::Notify;
 
@@ -18,7 +18,7 @@ pub(crate) async fn follow(network: &PodNetwork, nodes: &Informer<Node>, me: &st
     let wake = changed.clone();
     nodes.on_change(move |change| {
         // Heartbeats change neither.
-        let same = |old: &Node, new: &Node| (pod_cidr(old), node_ip(old)) == (pod_cidr(new), node_ip(new));
+        let same = |old: &Node, new: &Node| facts(old) == facts(new);
         if !matches!(change, Change::Updated { old, new } if same(old, new)) {
             wake.notify_one();
         }
@@ -57,32 +57,55 @@ async fn apply(
     // The node is not registered, or has no addresses yet: the next change tells.
     let Some(cidr) = own.and_then(|node| pod_cidr(node)) else { return Ok(()) };
     network.set_pod_cidr(cidr)?;
+    network.set_pod_cidr_v6(own.and_then(|node| pod_cidr_v6(node)))?;
     network.set_peers(others(nodes, me)).await
 }
 
 fn others(nodes: &[Arc<Node>], me: &str) -> BTreeSet<Peer> {
     let others = nodes.iter().filter(|node| node.metadata.name.as_deref() != Some(me));
-    others.filter_map(|node| Some(Peer { node_ip: node_ip(node)?, pod_cidr: pod_cidr(node)? })).collect()
+    others.filter_map(|node| facts(node)).collect()
+}
+
+/// All that others need to know of a node; an IPv4 address and range are the least.
+fn facts(node: &Node) -> Option<Peer> {
+    Some(Peer {
+        node_ip: node_ip(node)?,
+        pod_cidr: pod_cidr(node)?,
+        node_ip_v6: node_ip_v6(node),
+        pod_cidr_v6: pod_cidr_v6(node),
+    })
 }
 
 /// The first IPv4 range of spec.podCIDRs.
 fn pod_cidr(node: &Node) -> Option<Ipv4Net> {
-    let spec = node.spec.as_ref()?;
-    let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-    all.filter_map(|text| text.parse().ok()).find_map(|net| match net {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    })
+    pod_cidrs(node).find_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None })
+}
+
+/// The first IPv6 range of spec.podCIDRs.
+fn pod_cidr_v6(node: &Node) -> Option<Ipv6Net> {
+    pod_cidrs(node).find_map(|net| if let IpNet::V6(net) = net { Some(net) } else { None })
+}
+
+fn pod_cidrs(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
+    let spec = node.spec.iter();
+    let all = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+    all.filter_map(|text| text.parse().ok()).map(|net: IpNet| net.trunc())
 }
 
 /// The first IPv4 address of type InternalIP.
 fn node_ip(node: &Node) -> Option<Ipv4Addr> {
+    node_ips(node).find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None })
+}
+
+/// The first IPv6 address of type InternalIP.
+fn node_ip_v6(node: &Node) -> Option<Ipv6Addr> {
+    node_ips(node).find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None })
+}
+
+fn node_ips(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let internal = addresses.filter(|address| address.type_ == "InternalIP");
-    internal.filter_map(|address| address.address.parse().ok()).find_map(|ip| match ip {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    })
+    internal.filter_map(|address| address.address.parse().ok())
 }
 
 #[cfg(test)]
@@ -110,6 +133,10 @@ mod tests {
         let peers: Vec<_> =
             others(&nodes, "me").into_iter().map(|p| format!("{} {}", p.node_ip, p.pod_cidr)).collect();
         assert_eq!(peers, ["192.0.2.2 10.1.1.0/24", "192.0.2.3 10.1.2.0/24"]);
+        let both = json!([{ "type": "InternalIP", "address": "192.0.2.9" }, { "type": "InternalIP", "address": "fd01::9" }]);
+        let both = facts(&node("both", json!({ "podCIDRs": ["10.1.9.0/24", "fd00::/64"] }), both)).unwrap();
+        assert_eq!(both.node_ip_v6, Some("fd01::9".parse().unwrap()));
+        assert_eq!(both.pod_cidr_v6, Some("fd00::/64".parse().unwrap()));
         assert_eq!(pod_cidr(&nodes[0]).unwrap().to_string(), "10.1.0.0/24");
     }
 }

@@ -5,7 +5,7 @@
 //! port's name is looked up in the pod that the connection goes to. Pods on the host's network are neither chosen nor peers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use corten_client::selector::matches;
@@ -29,7 +29,7 @@ pub struct View<'a> {
     /// The node whose pods are guarded.
     pub node: &'a str,
     /// Addresses of a cluster DNS without pods.
-    pub dns: &'a [Ipv4Addr],
+    pub dns: &'a [IpAddr],
 }
 
 /// What policies see of a pod.
@@ -37,7 +37,7 @@ pub struct View<'a> {
 pub(crate) struct Member {
     namespace: String,
     labels: Option<BTreeMap<String, String>>,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     ports: Vec<(String, Protocol, u16)>,
     node: Option<String>,
 }
@@ -50,7 +50,7 @@ pub(crate) fn member(pod: &Pod) -> Option<Member> {
         return None;
     }
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut addresses: Vec<Ipv4Addr> =
+    let mut addresses: Vec<IpAddr> =
         listed.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
     addresses.sort();
     addresses.dedup();
@@ -80,7 +80,7 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
 }
 
 /// The node's DNS as the pods that people name in their policies.
-fn dns_member(addresses: &[Ipv4Addr]) -> Member {
+fn dns_member(addresses: &[IpAddr]) -> Member {
     Member {
         namespace: "kube-system".into(),
         labels: Some(BTreeMap::from([("k8s-app".into(), "kube-dns".into())])),
@@ -249,7 +249,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Where a port of that name leads in each pod that has one.
-fn endpoints(pods: &[&Member], protocol: Protocol, name: &str) -> BTreeSet<(Ipv4Addr, Protocol, u16)> {
+fn endpoints(pods: &[&Member], protocol: Protocol, name: &str) -> BTreeSet<(IpAddr, Protocol, u16)> {
     let mut found = BTreeSet::new();
     for pod in pods {
         let ports = pod.ports.iter().filter(|(port, kind, _)| port == name && *kind == protocol);

@@ -1,5 +1,3 @@
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 
 use super::*;
@@ -49,12 +47,12 @@ fn firewall(policies: &[Arc<NetworkPolicy>], pods: &[Arc<Pod>]) -> Firewall {
         )
         .map(|namespace| Arc::new(serde_json::from_value(namespace).unwrap()))
         .collect();
-    let dns = [Ipv4Addr::new(10, 96, 0, 10)];
+    let dns = [IpAddr::from([10, 96, 0, 10])];
     plan(&View { policies, pods, namespaces: &namespaces, node: NODE, dns: &dns })
 }
 
 /// Does the first packet of a connection pass? What the kernel does with the rules, in short.
-fn passes(firewall: &Firewall, from: Ipv4Addr, to: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
+fn passes(firewall: &Firewall, from: IpAddr, to: IpAddr, protocol: Protocol, port: u16) -> bool {
     [(Direction::Egress, from, to), (Direction::Ingress, to, from)].into_iter().all(
         |(direction, pod, remote)| {
             let Some(policies) = firewall.pods.get(&(direction, pod)) else { return true };
@@ -64,8 +62,7 @@ fn passes(firewall: &Firewall, from: Ipv4Addr, to: Ipv4Addr, protocol: Protocol,
                     Remote::Any => true,
                     Remote::Set(name) => firewall.addresses[name].contains(&remote),
                     Remote::Block { cidr, except } => {
-                        let ip = IpAddr::V4(remote);
-                        cidr.contains(&ip) && !except.iter().any(|net| net.contains(&ip))
+                        cidr.contains(&remote) && !except.iter().any(|net| net.contains(&remote))
                     }
                 };
                 remote
@@ -84,7 +81,7 @@ fn passes(firewall: &Firewall, from: Ipv4Addr, to: Ipv4Addr, protocol: Protocol,
 
 /// Pods that reach `10.1.0.{to}` on TCP `port`, by the ends of their addresses; 9 is somebody outside.
 fn reach(firewall: &Firewall, to: u8, port: u16) -> Vec<u8> {
-    let address = |last| Ipv4Addr::new(10, 1, 0, last);
+    let address = |last| IpAddr::from([10, 1, 0, last]);
     let others = [1, 2, 3, 4, 9].into_iter().filter(|from| *from != to);
     others.filter(|from| passes(firewall, address(*from), address(to), Protocol::Tcp, port)).collect()
 }
@@ -198,10 +195,10 @@ fn the_nodes_dns_counts_as_the_pods_that_people_name() {
         "ports": [{ "port": 53, "protocol": "UDP" }],
     }] });
     let firewall = firewall(&[policy("x/dns", spec)], &pods());
-    let (web, dns) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 96, 0, 10));
+    let (web, dns) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 96, 0, 10]));
     assert!(passes(&firewall, web, dns, Protocol::Udp, 53));
     assert!(!passes(&firewall, web, dns, Protocol::Tcp, 53));
-    assert!(!passes(&firewall, web, Ipv4Addr::new(10, 1, 0, 2), Protocol::Udp, 53));
+    assert!(!passes(&firewall, web, IpAddr::from([10, 1, 0, 2]), Protocol::Udp, 53));
 }
 
 #[test]

@@ -5,18 +5,20 @@
 //! `reconcile` gives it back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{NetworkError, PortMapping};
+use crate::types::{NetworkError, PodIps, PortMapping};
 
 /// Larger pod CIDRs are cut to this many addresses, which bounds the free list's memory (256 KiB).
 const MAX_ADDRESSES: usize = 65_536;
 /// Extension of files that are being written.
 const DRAFT: &str = "tmp";
+/// File with the IPv6 range.
+const CIDR_V6: &str = "pod-cidr-v6";
 
 /// What is remembered of one attached sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub(crate) struct Record {
     pub sandbox_id: String,
     /// The pod's address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, in a dual-stack cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_v6: Option<Ipv6Addr>,
     /// Name of the veth end on the host.
     pub link: String,
     /// Host ports that lead to the pod.
@@ -32,6 +37,21 @@ pub(crate) struct Record {
     /// The link has a route of its own; pods of earlier versions are ports of the bridge.
     #[serde(default)]
     pub routed: bool,
+}
+
+impl Record {
+    /// All addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(IpAddr::V4(self.address)), self.address_v6.map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    /// What is told of them.
+    pub fn ips(&self, prefers_v6: bool) -> PodIps {
+        match self.address_v6.map(IpAddr::V6) {
+            Some(six) if prefers_v6 => PodIps { primary: six, additional: vec![self.address.into()] },
+            other => PodIps { primary: self.address.into(), additional: other.into_iter().collect() },
+        }
+    }
 }
 
 /// Hands out the addresses of one CIDR, the one free for the longest time first, so that late packets for
@@ -47,7 +67,10 @@ impl Allocator {
     /// behind `last`, the address given out last before a restart.
     pub fn new(cidr: Ipv4Net, taken: &[Ipv4Addr], last: Option<Ipv4Addr>) -> Result<Self, NetworkError> {
         if cidr.prefix_len() > 29 {
-            return Err(NetworkError::BadCidr { cidr, reason: "at least a /29 is needed".into() });
+            return Err(NetworkError::BadCidr {
+                cidr: cidr.into(),
+                reason: "at least a /29 is needed".into(),
+            });
         }
         let mut free: VecDeque<_> =
             cidr.hosts().skip(1).take(MAX_ADDRESSES).filter(|address| !taken.contains(address)).collect();
@@ -81,11 +104,23 @@ pub(crate) fn gateway(cidr: Ipv4Net) -> Ipv4Addr {
     cidr.hosts().next().unwrap_or_else(|| cidr.network())
 }
 
+/// The same of IPv6: the one behind the network's own.
+pub(crate) fn gateway_v6(cidr: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(cidr.network()) | 1)
+}
+
+/// The address of `six` at the place that `address` has in `four`.
+fn counterpart(address: Ipv4Addr, four: Ipv4Net, six: Ipv6Net) -> Ipv6Addr {
+    let place = u32::from(address) - u32::from(four.network()).min(u32::from(address));
+    Ipv6Addr::from(u128::from(six.network()) | u128::from(place))
+}
+
 /// Records and allocator of one node.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     dir: PathBuf,
     allocator: Option<Allocator>,
+    cidr_v6: Option<Ipv6Net>,
     records: BTreeMap<String, Record>,
 }
 
@@ -97,10 +132,11 @@ impl Addresses {
         std::fs::create_dir_all(&records_dir)
             .map_err(NetworkError::io(format!("make {}", records_dir.display())))?;
         let records = read_records(&records_dir)?;
-        let mut addresses = Self { dir: dir.to_owned(), allocator: None, records };
+        let mut addresses = Self { dir: dir.to_owned(), allocator: None, cidr_v6: None, records };
         if let Some(cidr) = cidr.or_else(|| read_text(&dir.join("pod-cidr")).and_then(|t| t.parse().ok())) {
             addresses.set_cidr(cidr)?;
         }
+        addresses.cidr_v6 = read_text(&dir.join(CIDR_V6)).and_then(|text| text.parse().ok());
         Ok(addresses)
     }
 
@@ -112,12 +148,42 @@ impl Addresses {
         }
         if let Some(record) = self.records.values().find(|record| !cidr.contains(&record.address)) {
             let reason = format!("sandbox {} holds {}", record.sandbox_id, record.address);
-            return Err(NetworkError::BadCidr { cidr, reason });
+            return Err(NetworkError::BadCidr { cidr: cidr.into(), reason });
         }
         let taken: Vec<_> = self.records.values().map(|record| record.address).collect();
         let last = read_text(&self.dir.join("last-address")).and_then(|text| text.parse().ok());
         self.allocator = Some(Allocator::new(cidr, &taken, last)?);
         write_atomically(&self.dir.join("pod-cidr"), cidr.to_string().as_bytes())
+    }
+
+    /// Sets the IPv6 range, or that there is none; another one is refused while pods hold addresses outside it. Set the IPv4 range
+    /// first: this one must have a place for each of its addresses.
+    pub fn set_cidr_v6(&mut self, cidr: Option<Ipv6Net>) -> Result<(), NetworkError> {
+        let cidr = cidr.map(|cidr| cidr.trunc());
+        if self.cidr_v6 == cidr {
+            return Ok(());
+        }
+        let path = self.dir.join(CIDR_V6);
+        let Some(cidr) = cidr else {
+            self.cidr_v6 = None;
+            return remove_file(&path);
+        };
+        let bad = |reason: String| Err(NetworkError::BadCidr { cidr: cidr.into(), reason });
+        let outside = |record: &&Record| record.address_v6.is_some_and(|six| !cidr.contains(&six));
+        if let Some(record) = self.records.values().find(outside) {
+            return bad(format!("sandbox {} holds an address outside", record.sandbox_id));
+        }
+        if self.cidr().is_some_and(|four| 32 - four.prefix_len() > 128 - cidr.prefix_len()) {
+            return bad("it is smaller than the IPv4 range".into());
+        }
+        write_atomically(&path, cidr.to_string().as_bytes())?;
+        self.cidr_v6 = Some(cidr);
+        Ok(())
+    }
+
+    /// The IPv6 range, once known.
+    pub fn cidr_v6(&self) -> Option<Ipv6Net> {
+        self.cidr_v6
     }
 
     /// The pod CIDR, once known.
@@ -143,14 +209,17 @@ impl Addresses {
         self.refuse_taken_ports(&ports)?;
         let allocator = self.allocator.as_mut().ok_or(NetworkError::NoPodCidr)?;
         let address = allocator.take()?;
-        let record = Record { sandbox_id: sandbox_id.to_owned(), address, link, ports, routed: true };
+        let four = allocator.cidr();
+        let address_v6 = self.cidr_v6.map(|six| counterpart(address, four, six));
+        let sandbox_id = sandbox_id.to_owned();
+        let record = Record { sandbox_id, address, address_v6, link, ports, routed: true };
         if let Err(error) = self.publish(&record) {
             if let Some(allocator) = self.allocator.as_mut() {
                 allocator.give_back(address);
             }
             return Err(error);
         }
-        self.records.insert(sandbox_id.to_owned(), record.clone());
+        self.records.insert(record.sandbox_id.clone(), record.clone());
         Ok(record)
     }
 
@@ -158,12 +227,7 @@ impl Addresses {
     pub fn release(&mut self, sandbox_id: &str) -> Result<(), NetworkError> {
         let Some(record) = self.records.get(sandbox_id) else { return Ok(()) };
         let path = self.record_path(sandbox_id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(NetworkError::io(format!("remove {}", path.display()))(error));
-            }
-            _ => {}
-        }
+        remove_file(&path)?;
         let address = record.address;
         self.records.remove(sandbox_id);
         if let Some(allocator) = self.allocator.as_mut() {
@@ -233,6 +297,15 @@ fn read_records(dir: &Path) -> Result<BTreeMap<String, Record>, NetworkError> {
         }
     }
     Ok(records)
+}
+
+fn remove_file(path: &Path) -> Result<(), NetworkError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(NetworkError::io(format!("remove {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_text(path: &Path) -> Option<String> {
@@ -329,6 +402,30 @@ mod tests {
         second.release("a").unwrap();
         second.release("c").unwrap();
         second.set_cidr(net("10.2.0.0/28")).unwrap();
+    }
+
+    #[test]
+    fn a_second_family_follows_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let six = |text: &str| Some(text.parse::<Ipv6Net>().unwrap());
+        let mut addresses = Addresses::load(dir.path(), Some(net("10.1.2.0/24"))).unwrap();
+        let single = addresses.reserve("single", "v".into(), vec![]).unwrap();
+        assert_eq!((single.address_v6, single.ips(true).additional.len()), (None, 0));
+        assert!(addresses.set_cidr_v6(six("fd00::/121")).is_err(), "smaller than the other");
+        addresses.set_cidr_v6(six("fd00:1::/64")).unwrap();
+        let dual = addresses.reserve("dual", "v".into(), vec![]).unwrap();
+        assert_eq!(dual.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.1.2.3", "fd00:1::3"]);
+        assert_eq!(dual.ips(true).primary.to_string(), "fd00:1::3");
+        assert_eq!(dual.ips(false).primary.to_string(), "10.1.2.3");
+        assert_eq!(gateway_v6("fd00:1::/64".parse().unwrap()).to_string(), "fd00:1::1");
+
+        let mut again = Addresses::load(dir.path(), None).unwrap();
+        assert_eq!(again.cidr_v6(), six("fd00:1::/64"));
+        assert_eq!(again.get("dual"), Some(&dual));
+        assert_eq!(again.get("single"), Some(&single));
+        assert!(again.set_cidr_v6(six("fd00:2::/64")).is_err());
+        again.set_cidr_v6(None).unwrap();
+        assert_eq!(Addresses::load(dir.path(), None).unwrap().cidr_v6(), None);
     }
 
     #[test]

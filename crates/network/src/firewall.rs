@@ -5,10 +5,12 @@
 //! chain; who is chosen by selectors stands in sets. A pod that comes or goes thus changes elements of sets, never a rule. What the node
 //! itself sends to its own pods, probes above all, is not forwarded and always passes, as network plugins have it. What a
 //! policy allows is decided at a connection's first packet.
+//!
+//! Where pods have IPv6 addresses, every set and map has a counterpart for them, whose name ends in `_6`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -72,19 +74,54 @@ pub struct Allow {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Firewall {
     /// Sets of addresses.
-    pub addresses: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    pub addresses: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Sets of address, protocol and port.
-    pub endpoints: BTreeMap<String, BTreeSet<(Ipv4Addr, Protocol, u16)>>,
+    pub endpoints: BTreeMap<String, BTreeSet<(IpAddr, Protocol, u16)>>,
     /// What each policy allows in a direction; a policy's name is any text without a line's end.
     pub policies: BTreeMap<(Direction, String), BTreeSet<Allow>>,
     /// The isolated pods of this node, and the policies that choose them.
-    pub pods: BTreeMap<(Direction, Ipv4Addr), BTreeSet<String>>,
+    pub pods: BTreeMap<(Direction, IpAddr), BTreeSet<String>>,
 }
 
 impl Firewall {
     /// No pod is isolated.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
+    }
+
+    /// The families that rules are needed for: pods without IPv6 addresses can neither send nor get any of it.
+    fn families(&self) -> &'static [Kind] {
+        let dual = self.pods.keys().any(|(_, address)| address.is_ipv6());
+        if dual { &[Kind::V4, Kind::V6] } else { &[Kind::V4] }
+    }
+}
+
+/// One family in the words of `nft`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    V4,
+    V6,
+}
+
+impl Kind {
+    fn of(address: &IpAddr) -> Self {
+        if address.is_ipv4() { Kind::V4 } else { Kind::V6 }
+    }
+
+    fn word(self) -> &'static str {
+        if self == Kind::V4 { "ip" } else { "ip6" }
+    }
+
+    fn named(self, name: &str) -> String {
+        if self == Kind::V4 { name.to_owned() } else { format!("{name}_6") }
+    }
+
+    /// The type of a set of addresses, of address, protocol and port, and of a map to verdicts.
+    fn types(self) -> [&'static str; 3] {
+        match self {
+            Kind::V4 => ["ipv4_addr", "ipv4_addr . inet_proto . inet_service", "ipv4_addr : verdict"],
+            Kind::V6 => ["ipv6_addr", "ipv6_addr . inet_proto . inet_service", "ipv6_addr : verdict"],
+        }
     }
 }
 
@@ -118,7 +155,7 @@ struct Table {
 
 /// Commands that bring the table from `old` (unknown: whatever is there) to `new`, which is not empty.
 pub(crate) fn change(cluster: &str, old: Option<&Firewall>, new: &Firewall) -> String {
-    let old = old.filter(|old| !old.is_empty());
+    let old = old.filter(|old| !old.is_empty() && old.families() == new.families());
     let name = table_name(cluster);
     let mut text = String::new();
     if old.is_none() {
@@ -127,7 +164,7 @@ pub(crate) fn change(cluster: &str, old: Option<&Firewall>, new: &Firewall) -> S
     }
     difference(&name, &old.map(table).unwrap_or_default(), &table(new), &mut text);
     if old.is_none() {
-        text.push_str(&base_rules(&name));
+        text.push_str(&base_rules(&name, new.families()));
     }
     text
 }
@@ -157,16 +194,18 @@ fn base_chains(name: &str) -> String {
     text
 }
 
-fn base_rules(name: &str) -> String {
+fn base_rules(name: &str, families: &[Kind]) -> String {
     let mut text = String::new();
     for (chain, word, direction) in [
         ("egress_forward", "saddr", Direction::Egress),
         ("egress_input", "saddr", Direction::Egress),
         ("ingress_forward", "daddr", Direction::Ingress),
     ] {
-        let map = map_of(direction);
         let _ = writeln!(text, "add rule inet {name} {chain} ct state established,related accept");
-        let _ = writeln!(text, "add rule inet {name} {chain} ip {word} vmap @{map}");
+        for kind in families {
+            let (ip, map) = (kind.word(), kind.named(&map_of(direction)));
+            let _ = writeln!(text, "add rule inet {name} {chain} {ip} {word} vmap @{map}");
+        }
     }
     text
 }
@@ -177,32 +216,41 @@ fn map_of(direction: Direction) -> String {
 
 fn table(firewall: &Firewall) -> Table {
     let mut table = Table::default();
-    for (name, addresses) in &firewall.addresses {
-        let elements = addresses.iter().map(ToString::to_string).collect();
-        table.sets.insert(name.clone(), ("ipv4_addr", elements));
-    }
-    for (name, endpoints) in &firewall.endpoints {
-        let element = |(address, protocol, port): &(Ipv4Addr, Protocol, u16)| {
-            format!("{address} . {} . {port}", protocol.name())
-        };
-        let elements = endpoints.iter().map(element).collect();
-        table.sets.insert(name.clone(), ("ipv4_addr . inet_proto . inet_service", elements));
+    let families = firewall.families();
+    for kind in families {
+        sets(&mut table, firewall, *kind);
     }
     for ((direction, policy), allowed) in &firewall.policies {
-        let rules = allowed.iter().map(|allow| rule(*direction, allow)).collect();
+        let rules = allowed.iter().flat_map(|allow| rules(*direction, allow, families)).collect();
         table.chains.insert(policy_chain(*direction, policy), rules);
-    }
-    for direction in [Direction::Ingress, Direction::Egress] {
-        table.maps.insert(map_of(direction), ("ipv4_addr : verdict", BTreeMap::new()));
     }
     for ((direction, address), policies) in &firewall.pods {
         let chain = pods_chain(*direction, policies);
         table.chains.entry(chain.clone()).or_insert_with(|| of_all(*direction, policies));
-        if let Some((_, elements)) = table.maps.get_mut(&map_of(*direction)) {
+        if let Some((_, elements)) = table.maps.get_mut(&Kind::of(address).named(&map_of(*direction))) {
             elements.insert(address.to_string(), format!("goto {chain}"));
         }
     }
     table
+}
+
+/// Sets and maps of one family.
+fn sets(table: &mut Table, firewall: &Firewall, kind: Kind) {
+    let [of_addresses, of_endpoints, of_verdicts] = kind.types();
+    for (name, addresses) in &firewall.addresses {
+        let own = addresses.iter().filter(|address| Kind::of(address) == kind);
+        table.sets.insert(kind.named(name), (of_addresses, own.map(ToString::to_string).collect()));
+    }
+    for (name, endpoints) in &firewall.endpoints {
+        let own = endpoints.iter().filter(|(address, ..)| Kind::of(address) == kind);
+        let element = |(address, protocol, port): &(IpAddr, Protocol, u16)| {
+            format!("{address} . {} . {port}", protocol.name())
+        };
+        table.sets.insert(kind.named(name), (of_endpoints, own.map(element).collect()));
+    }
+    for direction in [Direction::Ingress, Direction::Egress] {
+        table.maps.insert(kind.named(&map_of(direction)), (of_verdicts, BTreeMap::new()));
+    }
 }
 
 /// One of the policies must allow it.
@@ -228,11 +276,18 @@ fn short_hash(bytes: &[u8]) -> String {
     hex::encode(&sha2::Sha256::digest(bytes)[..8])
 }
 
-fn rule(direction: Direction, allow: &Allow) -> String {
-    let side = direction.remote();
+/// One rule; one of each family where sets tell.
+fn rules(direction: Direction, allow: &Allow, families: &[Kind]) -> Vec<String> {
+    let by_set = matches!(allow.remote, Remote::Set(_)) || matches!(allow.ports, Ports::Set(_));
+    let families = if by_set { families } else { &families[..1] };
+    families.iter().map(|kind| rule(direction, allow, *kind)).collect()
+}
+
+fn rule(direction: Direction, allow: &Allow, kind: Kind) -> String {
+    let (side, ip) = (direction.remote(), kind.word());
     let remote = match &allow.remote {
         Remote::Any => String::new(),
-        Remote::Set(name) => format!("ip {side} @{name} "),
+        Remote::Set(name) => format!("{ip} {side} @{} ", kind.named(name)),
         Remote::Block { cidr, except } => block(side, cidr, except),
     };
     let ports = match &allow.ports {
@@ -240,7 +295,7 @@ fn rule(direction: Direction, allow: &Allow) -> String {
         Ports::Protocol(protocol) => format!("meta l4proto {} ", protocol.name()),
         Ports::Range(protocol, first, last) if first == last => format!("{} dport {first} ", protocol.name()),
         Ports::Range(protocol, first, last) => format!("{} dport {first}-{last} ", protocol.name()),
-        Ports::Set(name) => format!("ip daddr . meta l4proto . th dport @{name} "),
+        Ports::Set(name) => format!("{ip} daddr . meta l4proto . th dport @{} ", kind.named(name)),
     };
     format!("{remote}{ports}accept")
 }
@@ -353,8 +408,8 @@ fn search_path() -> String {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 1, 0, last)
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 1, 0, last])
     }
 
     /// Pod 2 accepts the set `s_a` on TCP 80.
@@ -399,6 +454,30 @@ mod tests {
     }
 
     #[test]
+    fn a_second_family_has_sets_and_maps_of_its_own() {
+        let six = |last: u16| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last]);
+        let mut both = one_policy(&[3]);
+        both.addresses.get_mut("s_a").unwrap().insert(six(3));
+        assert_eq!(both.families(), [Kind::V4], "no pod of ours has the other family");
+        both.pods.insert((Direction::Ingress, six(2)), BTreeSet::from(["ns/p".into()]));
+        let text = change("c", Some(&one_policy(&[3])), &both);
+        for line in [
+            "delete table inet c-policy",
+            "add set inet c-policy s_a_6 { type ipv6_addr; }",
+            "add element inet c-policy s_a_6 { fd00::3 }",
+            "add map inet c-policy ingress_pods_6 { type ipv6_addr : verdict; }",
+            "add rule inet c-policy ingress_forward ip daddr vmap @ingress_pods",
+            "add rule inet c-policy ingress_forward ip6 daddr vmap @ingress_pods_6",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        assert!(text.contains("ip6 saddr @s_a_6 tcp dport 80 accept"), "{text}");
+        let mut more = both.clone();
+        more.addresses.get_mut("s_a").unwrap().insert(six(4));
+        assert_eq!(change("c", Some(&both), &more), "add element inet c-policy s_a_6 { fd00::4 }\n");
+    }
+
+    #[test]
     fn a_pod_more_is_one_element() {
         let (before, after) = (one_policy(&[3]), one_policy(&[3, 4]));
         assert_eq!(change("c", Some(&before), &after), "add element inet c-policy s_a { 10.1.0.4 }\n");
@@ -437,7 +516,7 @@ mod tests {
             ),
         ];
         for (remote, ports, text) in table {
-            assert_eq!(rule(Direction::Egress, &Allow { remote, ports }), text);
+            assert_eq!(rule(Direction::Egress, &Allow { remote, ports }, Kind::V4), text);
         }
     }
 }

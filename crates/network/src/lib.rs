@@ -2,6 +2,10 @@
 //! rules that let pods reach the outside (masquerade) and be reached through the node (hostPort). The bridge
 //! `NAME0` has no ports: it is the link that holds the node's address among its pods.
 //!
+//! In a dual-stack cluster each pod has an IPv6 address (/128) beside its IPv4 address, made from it: both stand at the same place of
+//! their ranges, so that nothing more must be handed out or remembered. Neighbours are known for ever and addresses are not probed for
+//! duplicates: a second family costs a pod's start a few netlink messages and no waiting.
+//!
 //! Everything put on the host carries the cluster's name, so that several clusters share one machine and
 //! [`PodNetwork::teardown`] finds what it must remove. Links, addresses, routes and rules go through netlink; only
 //! network policies go through the `nft` program (`nft -f -`, one transaction a change).

@@ -4,16 +4,19 @@
 //! node has a route for the address. Every packet of a pod is therefore routed by the node and seen by its
 //! rules, whether the kernel has bridge netfilter or not. Both ends know each other's hardware address, so
 //! nobody asks for it.
+//!
+//! IPv6 is the same once more, where the cluster has it; elsewhere pods' links know none of it on the host. The host's end has no
+//! address of its own, not even a link-local one: neighbours are permanent, and nothing needs to be probed or waited for.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -35,6 +38,8 @@ pub(crate) struct Veth<'a> {
     pub address: Ipv4Addr,
     /// The node's address among its pods.
     pub gateway: Ipv4Addr,
+    /// The pod's IPv6 address and the node's, in a dual-stack cluster.
+    pub v6: Option<(Ipv6Addr, Ipv6Addr)>,
     /// Metric of the cluster's routes.
     pub metric: u32,
     /// The pod has host ports, which are also reached from the node's loopback.
@@ -53,7 +58,7 @@ pub(crate) fn connect() -> Result<Handle, NetworkError> {
 
 /// A netlink connection to the network namespace bound at `netns`. The socket is made on a thread of its
 /// own, which alone enters the namespace; a socket stays where it was made.
-async fn connect_in(netns: std::fs::File) -> Result<Handle, NetworkError> {
+async fn connect_in(netns: std::fs::File, has_v6: bool) -> Result<Handle, NetworkError> {
     let runtime = tokio::runtime::Handle::current();
     let (reply, answer) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
@@ -65,6 +70,13 @@ async fn connect_in(netns: std::fs::File) -> Result<Handle, NetworkError> {
                 // The node is the only way out; a pod never needs to hear of a better one.
                 for link in ["all", POD_LINK] {
                     set_sysctl(link, "accept_redirects", "0");
+                }
+                if has_v6 {
+                    for (name, value) in
+                        [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_redirects", "0")]
+                    {
+                        set_sysctl_v6(POD_LINK, name, value);
+                    }
                 }
             }
             let _guard = runtime.enter();
@@ -160,18 +172,18 @@ pub(crate) async fn ensure_local(
     let up = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(up).execute().await.map_err(NetworkError::netlink(format!("set {name} up")))?;
     for address in addresses {
-        let prefix = if address.is_ipv4() { 32 } else { 128 };
-        let added = handle.address().add(index, *address, prefix).replace().execute().await;
-        added.map_err(NetworkError::netlink(format!("add address {address}")))?;
+        add_address(handle, index, (*address).into()).await?;
     }
     Ok(())
 }
 
-/// Makes sure that the bridge exists, is up and has `gateway` (/32) as its only IPv4 address; returns its index.
+/// Makes sure that the bridge exists, is up and has `gateway` (/32) as its only IPv4 address, and `gateway_v6` (/128) as its only
+/// IPv6 address beside a link-local one; returns its index.
 pub(crate) async fn ensure_bridge(
     handle: &Handle,
     name: &str,
     gateway: Ipv4Addr,
+    gateway_v6: Option<Ipv6Addr>,
     mtu: Option<u32>,
 ) -> Result<u32, NetworkError> {
     // A bridge without an address of its own takes its lowest port's and changes it as pods come and go.
@@ -188,16 +200,17 @@ pub(crate) async fn ensure_bridge(
     let index = index_of(handle, name).await?;
     let up = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(up).execute().await.map_err(NetworkError::netlink(format!("set {name} up")))?;
-    set_only_address(handle, index, gateway.into()).await?;
+    set_only_address(handle, index, IpAddr::from(gateway).into()).await?;
+    if let Some(gateway) = gateway_v6 {
+        set_sysctl_v6(name, "disable_ipv6", "0");
+        set_only_address(handle, index, IpAddr::from(gateway).into()).await?;
+    }
     Ok(index)
 }
 
-/// Gives the link `wanted` as its only IPv4 address.
-pub(crate) async fn set_only_address(
-    handle: &Handle,
-    index: u32,
-    wanted: Ipv4Net,
-) -> Result<(), NetworkError> {
+/// Gives the link `wanted` as its only address of that family; link-local ones stay.
+pub(crate) async fn set_only_address(handle: &Handle, index: u32, wanted: IpNet) -> Result<(), NetworkError> {
+    let family = if wanted.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let present: Vec<_> = handle
         .address()
         .get()
@@ -208,11 +221,12 @@ pub(crate) async fn set_only_address(
         .map_err(NetworkError::netlink("list addresses"))?;
     let mut found = false;
     for message in present {
-        if message.header.family != AddressFamily::Inet {
+        let passing = family == AddressFamily::Inet6 && message.header.scope == AddressScope::Link;
+        if message.header.family != family || passing {
             continue;
         }
-        let same = message.header.prefix_len == wanted.prefix_len()
-            && message.attributes.contains(&AddressAttribute::Local(IpAddr::V4(wanted.addr())));
+        let address = |a: &AddressAttribute| matches!(a, AddressAttribute::Local(ip) | AddressAttribute::Address(ip) if *ip == wanted.addr());
+        let same = message.header.prefix_len == wanted.prefix_len() && message.attributes.iter().any(address);
         found |= same;
         if !same {
             let removed = handle.address().del(message).execute().await;
@@ -222,14 +236,13 @@ pub(crate) async fn set_only_address(
     if found { Ok(()) } else { add_address(handle, index, wanted).await }
 }
 
-async fn add_address(handle: &Handle, index: u32, address: Ipv4Net) -> Result<(), NetworkError> {
-    handle
-        .address()
-        .add(index, IpAddr::V4(address.addr()), address.prefix_len())
-        .replace()
-        .execute()
-        .await
-        .map_err(NetworkError::netlink(format!("add address {address}")))
+/// Addresses are ours alone: nobody is asked whether one is in use, which would take a second.
+async fn add_address(handle: &Handle, index: u32, address: IpNet) -> Result<(), NetworkError> {
+    let mut request = handle.address().add(index, address.addr(), address.prefix_len()).replace();
+    if address.addr().is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    request.execute().await.map_err(NetworkError::netlink(format!("add address {address}")))
 }
 
 /// Makes the veth pair with its far end in `netns`, configures both ends, and leads the pod's address to it.
@@ -248,10 +261,10 @@ pub(crate) async fn connect_pod(handle: &Handle, netns: &Path, veth: &Veth<'_>) 
     let near = near.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     add_link(handle, veth.name, near).await?;
     configure_host_end(handle, veth).await?;
-    configure_pod(&connect_in(netns_file).await?, veth).await
+    configure_pod(&connect_in(netns_file, veth.v6.is_some()).await?, veth).await
 }
 
-/// Source addresses that are not the pod's are dropped (rp_filter); IPv6 has nothing to say on this link.
+/// Source addresses that are not the pod's are dropped (rp_filter; a rule does the same for IPv6).
 async fn configure_host_end(handle: &Handle, veth: &Veth<'_>) -> Result<(), NetworkError> {
     let index = index_of(handle, veth.name).await?;
     let alias = LinkUnspec::new_with_index(index).alias(veth.alias).build();
@@ -260,10 +273,34 @@ async fn configure_host_end(handle: &Handle, veth: &Veth<'_>) -> Result<(), Netw
     if veth.from_loopback {
         set_sysctl(veth.name, "route_localnet", "1");
     }
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", veth.name), "1");
-    let way = Way::Link { link: index, source: veth.gateway };
-    routes::add(handle, veth.metric, &Route { to: veth.address.into(), way }).await?;
-    routes::add_neighbour(handle, index, veth.address, &mac(veth.address)).await
+    set_ipv6_without_address(veth.name, veth.v6.is_some());
+    let mut ways = vec![(IpAddr::from(veth.address), IpAddr::from(veth.gateway))];
+    ways.extend(veth.v6.map(|(address, gateway)| (address.into(), gateway.into())));
+    for (address, source) in ways {
+        let way = Way::Link { link: index, source };
+        routes::add(handle, veth.metric, &Route { to: address.into(), way }).await?;
+        routes::add_neighbour(handle, index, address, &mac(veth.address)).await?;
+    }
+    Ok(())
+}
+
+/// Lets a link of the node carry IPv6, without an address of its own; or not.
+pub(crate) fn set_ipv6_without_address(link: &str, is_on: bool) {
+    if is_on {
+        set_sysctl_v6(link, "addr_gen_mode", "1");
+        set_sysctl_v6(link, "accept_ra", "0");
+        set_sysctl_v6(link, "disable_ipv6", "0");
+    } else {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1");
+    }
+}
+
+/// The same as [`set_sysctl`] for IPv6.
+pub(crate) fn set_sysctl_v6(link: &str, name: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/{name}");
+    if let Err(error) = std::fs::write(&path, value) {
+        tracing::debug!(path, %error, "sysctl not set");
+    }
 }
 
 /// Sets one IPv4 sysctl of a link in the calling thread's network namespace. The network works without these
@@ -291,13 +328,23 @@ async fn configure_pod(pod: &Handle, veth: &Veth<'_>) -> Result<(), NetworkError
     let loopback = LinkUnspec::new_with_index(LOOPBACK_INDEX).up().build();
     pod.link().set(loopback).execute().await.map_err(NetworkError::netlink("set lo up"))?;
     let index = index_of(pod, POD_LINK).await?;
-    add_address(pod, index, veth.address.into()).await?;
+    add_address(pod, index, IpAddr::from(veth.address).into()).await?;
+    if let Some((address, _)) = veth.v6 {
+        add_address(pod, index, IpAddr::from(address).into()).await?;
+    }
     let up = LinkUnspec::new_with_index(index).up().build();
     pod.link().set(up).execute().await.map_err(NetworkError::netlink("set eth0 up"))?;
-    routes::add_neighbour(pod, index, veth.gateway, &mac(veth.gateway)).await?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(veth.gateway).output_interface(index).onlink();
-    let added = pod.route().add(route.build()).replace().execute().await;
-    added.map_err(NetworkError::netlink("add default route"))
+    let mut gateways = vec![(RouteMessageBuilder::<Ipv4Addr>::new().build(), IpAddr::from(veth.gateway))];
+    gateways.extend(
+        veth.v6.map(|(_, gateway)| (RouteMessageBuilder::<Ipv6Addr>::new().build(), IpAddr::from(gateway))),
+    );
+    for (mut route, gateway) in gateways {
+        routes::add_neighbour(pod, index, gateway, &mac(veth.gateway)).await?;
+        routes::via(&mut route, index, gateway);
+        let added = pod.route().add(route).replace().execute().await;
+        added.map_err(NetworkError::netlink("add default route"))?;
+    }
+    Ok(())
 }
 
 /// A locally administered MAC that belongs to the address: when an address is used again, neighbours'

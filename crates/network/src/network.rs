@@ -1,17 +1,17 @@
 //! The handle that puts addresses, links and rules together, in an order that survives a crash anywhere.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use crate::addresses::{Addresses, Record, gateway};
+use crate::addresses::{Addresses, Record, gateway, gateway_v6};
 use crate::firewall::{self, Firewall};
 use crate::links::{self, Veth};
-use crate::peers::{self, LinkChanges, Peer, Uplink};
+use crate::peers::{self, LinkChanges, Own, Peer, Uplink};
 use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
 use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
@@ -93,6 +93,12 @@ impl PodNetwork {
         self.addresses().set_cidr(cidr)
     }
 
+    /// Sets this node's range of IPv6, or that it has none; after [`PodNetwork::set_pod_cidr`]. In a cluster without a second
+    /// family it is passed over.
+    pub fn set_pod_cidr_v6(&self, cidr: Option<Ipv6Net>) -> Result<(), NetworkError> {
+        self.addresses().set_cidr_v6(cidr.filter(|_| self.inner.config.cluster_cidr_v6.is_some()))
+    }
+
     /// The pod CIDR, once known.
     pub fn pod_cidr(&self) -> Option<Ipv4Net> {
         self.addresses().cidr()
@@ -114,7 +120,8 @@ impl PodNetwork {
         }
         *known = None;
         self.ensure_ready().await?;
-        let own = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        let (v4, v6) = self.ranges()?;
+        let own = Own { v4: v4.trunc(), v6 };
         peers::apply(self.host().await?, &self.inner.config.cluster_name, own, uplink, &peers).await?;
         *known = Some(peers);
         Ok(())
@@ -183,10 +190,10 @@ impl PodNetwork {
     /// links and rules. Makes the bridge if nobody did. On failure nothing stays behind.
     pub async fn attach(&self, attachment: Attachment) -> Result<PodIps, NetworkError> {
         check_sandbox_id(&attachment.sandbox_id)?;
-        let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        let gateways = self.gateways()?;
         self.ensure_ready().await?;
         let record = self.reserve(&attachment)?;
-        if let Err(error) = self.connect(&attachment, &record, gateway(cidr)).await {
+        if let Err(error) = self.connect(&attachment, &record, gateways).await {
             // Perhaps somebody removed the bridge: the next attach looks again.
             *self.inner.ready.lock().await = false;
             if let Err(cleanup) = self.detach(&attachment.sandbox_id).await {
@@ -194,7 +201,7 @@ impl PodNetwork {
             }
             return Err(error);
         }
-        Ok(PodIps { primary: IpAddr::V4(record.address), additional: Vec::new() })
+        Ok(record.ips(self.inner.config.prefers_v6))
     }
 
     /// Removes what `attach` made, from recorded state; succeeds when there is nothing to remove.
@@ -208,7 +215,9 @@ impl PodNetwork {
         let host = self.host().await?;
         links::delete(host, &record.link).await?;
         if !record.routed {
-            routes::delete(host, self.metric(), record.address.into()).await?;
+            for address in record.addresses() {
+                routes::delete(host, self.metric(), address.into()).await?;
+            }
         }
         // Last: until here a crash leaves the record, and reconcile finishes the work.
         self.addresses().release(sandbox_id)
@@ -218,7 +227,7 @@ impl PodNetwork {
     pub fn pod_ips(&self, sandbox_id: &str) -> Option<PodIps> {
         let addresses = self.addresses();
         let record = addresses.get(sandbox_id)?;
-        Some(PodIps { primary: IpAddr::V4(record.address), additional: Vec::new() })
+        Some(record.ips(self.inner.config.prefers_v6))
     }
 
     /// After a restart: detaches every recorded sandbox that is not in `live`, removes pods' links
@@ -290,36 +299,57 @@ impl PodNetwork {
         Ok(())
     }
 
+    /// This node's parts of the pods' ranges; the second where cluster and node have one.
+    fn ranges(&self) -> Result<(Ipv4Net, Option<Ipv6Net>), NetworkError> {
+        let addresses = self.addresses();
+        let v4 = addresses.cidr().ok_or(NetworkError::NoPodCidr)?;
+        Ok((v4, addresses.cidr_v6().filter(|_| self.inner.config.cluster_cidr_v6.is_some())))
+    }
+
+    fn gateways(&self) -> Result<(Ipv4Addr, Option<Ipv6Addr>), NetworkError> {
+        self.ranges().map(|(v4, v6)| (gateway(v4), v6.map(gateway_v6)))
+    }
+
     async fn prepare_host(&self) -> Result<(), NetworkError> {
-        let cidr = self.pod_cidr().ok_or(NetworkError::NoPodCidr)?;
+        let ((cidr, cidr_v6), gateways) = (self.ranges()?, self.gateways()?);
         let Inner { config, bridge, .. } = &*self.inner;
         let host = self.host().await?;
-        let index = links::ensure_bridge(host, bridge, gateway(cidr), self.mtu().await?).await?;
+        let index = links::ensure_bridge(host, bridge, gateways.0, gateways.1, self.mtu().await?).await?;
         set_sysctls(bridge)?;
+        let mut names = vec![RuleNames { pod_cidr: cidr.into(), cluster_cidr: config.cluster_cidr.into() }];
+        if let (Some(own), Some(all)) = (cidr_v6, config.cluster_cidr_v6) {
+            forward_v6()?;
+            names.push(RuleNames { pod_cidr: own.into(), cluster_cidr: all.into() });
+        }
         // An address without a pod is answered for at once, and never leaves the node by its default route.
-        routes::add(host, self.metric(), &Route { to: cidr, way: Way::Unreachable }).await?;
-        self.route_pods(index, gateway(cidr)).await?;
-        let names = RuleNames {
-            cluster: config.cluster_name.clone(),
-            pod_cidr: cidr,
-            cluster_cidr: config.cluster_cidr,
-        };
+        for range in &names {
+            routes::add(host, self.metric(), &Route { to: range.pod_cidr, way: Way::Unreachable }).await?;
+        }
+        self.route_pods(index, gateways).await?;
         let _order = self.inner.rules.lock().await;
-        let batch = rules::base(&names, self.addresses().records());
-        rules::apply(batch)
+        let records: Vec<Record> = self.addresses().records().cloned().collect();
+        rules::apply(rules::base(&config.cluster_name, &names, &records))
     }
 
     /// Leads to each pod by its own link, or by the bridge for pods of earlier versions, which are its ports. The kernel
     /// drops these routes when somebody takes the gateway's address away.
-    async fn route_pods(&self, bridge: u32, source: Ipv4Addr) -> Result<(), NetworkError> {
+    async fn route_pods(
+        &self,
+        bridge: u32,
+        gateways: (Ipv4Addr, Option<Ipv6Addr>),
+    ) -> Result<(), NetworkError> {
         let host = self.host().await?;
         let links = links::pod_links(host, &self.inner.config.cluster_name, Some(bridge)).await?;
         let records: Vec<Record> = self.addresses().records().cloned().collect();
         for record in records {
             let link = if record.routed { links.get(&record.link).copied() } else { Some(bridge) };
             let Some(link) = link else { continue };
-            let route = Route { to: record.address.into(), way: Way::Link { link, source } };
-            routes::add(host, self.metric(), &route).await?;
+            for to in record.addresses() {
+                let source = if to.is_ipv4() { Some(gateways.0.into()) } else { gateways.1.map(Into::into) };
+                let Some(source) = source else { continue };
+                let route = Route { to: to.into(), way: Way::Link { link, source } };
+                routes::add(host, self.metric(), &route).await?;
+            }
         }
         Ok(())
     }
@@ -347,7 +377,7 @@ impl PodNetwork {
         &self,
         attachment: &Attachment,
         record: &Record,
-        gateway: Ipv4Addr,
+        (gateway, gateway_v6): (Ipv4Addr, Option<Ipv6Addr>),
     ) -> Result<(), NetworkError> {
         let config = &self.inner.config;
         let alias = format!("{}/{}", config.cluster_name, record.sandbox_id);
@@ -356,6 +386,7 @@ impl PodNetwork {
             alias: &alias,
             address: record.address,
             gateway,
+            v6: record.address_v6.zip(gateway_v6),
             metric: self.metric(),
             from_loopback: !record.ports.is_empty(),
             mtu: self.mtu().await?,
@@ -386,6 +417,21 @@ fn set_sysctls(bridge: &str) -> Result<(), NetworkError> {
         links::set_sysctl(bridge, name, value);
     }
     Ok(())
+}
+
+/// A host that routes no longer listens to other routers, unless it is told to: those of its links that did go on doing so.
+fn forward_v6() -> Result<(), NetworkError> {
+    let forward = "/proc/sys/net/ipv6/conf/all/forwarding";
+    if std::fs::read_to_string(forward).is_ok_and(|text| text.trim() == "1") {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+        let path = entry.path().join("accept_ra");
+        if std::fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+            let _ = std::fs::write(&path, "2");
+        }
+    }
+    std::fs::write(forward, "1").map_err(NetworkError::io(format!("write {forward}")))
 }
 
 /// At most 15 characters, found again from the sandbox id alone; the link's alias has the whole id.

@@ -4,11 +4,11 @@
 //! set of entries (pure), what is there is read back, and only the difference is changed.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
@@ -74,6 +74,26 @@ pub struct Peer {
     pub node_ip: Ipv4Addr,
     /// The addresses of its pods.
     pub pod_cidr: Ipv4Net,
+    /// Its IPv6 address, where it has one: without, its pods' IPv6 packets go through the tunnel.
+    pub node_ip_v6: Option<Ipv6Addr>,
+    /// The IPv6 addresses of its pods, in a dual-stack cluster.
+    pub pod_cidr_v6: Option<Ipv6Net>,
+}
+
+/// This node's own ranges of pods.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    pub v4: Ipv4Net,
+    pub v6: Option<Ipv6Net>,
+}
+
+impl Own {
+    fn contains(&self, net: &IpNet) -> bool {
+        match net {
+            IpNet::V4(net) => self.v4.contains(net),
+            IpNet::V6(net) => self.v6.is_some_and(|own| own.contains(net)),
+        }
+    }
 }
 
 /// Something in the kernel that leads to other nodes' pods.
@@ -82,16 +102,16 @@ enum Entry {
     /// Packets to this hardware address go through the tunnel to that node.
     Forward { mac: Vec<u8>, node: Ipv4Addr },
     /// The tunnel end with this address has that hardware address.
-    Neighbour { address: Ipv4Addr, mac: Vec<u8> },
+    Neighbour { address: IpAddr, mac: Vec<u8> },
     /// Addresses of pods.
     Route(Route),
 }
 
-/// A peer and the link on which it is a neighbour, if it is.
-type Found = (Peer, Option<u32>);
+/// A peer and the links on which its IPv4 and its IPv6 address are neighbours, if they are.
+type Found = (Peer, [Option<u32>; 2]);
 
-/// Which peers are reached through the tunnel.
-fn tunnelled(transport: Transport, (_, link): &Found) -> bool {
+/// Whether what lies behind a neighbour on `link` is reached through the tunnel.
+fn tunnelled(transport: Transport, link: Option<u32>) -> bool {
     match transport {
         Transport::Auto => link.is_none(),
         Transport::Routes => false,
@@ -99,23 +119,31 @@ fn tunnelled(transport: Transport, (_, link): &Found) -> bool {
     }
 }
 
-/// What should be there; `tunnel` is the index of the VXLAN link.
+/// The ranges of a peer, each with the peer's address of that family and its link.
+fn ranges((peer, links): &Found) -> impl Iterator<Item = (IpNet, Option<IpAddr>, Option<u32>)> {
+    let v4 = (IpNet::from(peer.pod_cidr.trunc()), Some(IpAddr::from(peer.node_ip)), links[0]);
+    let v6 = peer.pod_cidr_v6.map(|cidr| (cidr.trunc().into(), peer.node_ip_v6.map(IpAddr::from), links[1]));
+    [Some(v4), v6].into_iter().flatten()
+}
+
+/// What should be there; `tunnel` is the index of the VXLAN link. The tunnel itself is always IPv4, whatever it carries.
 fn plan(transport: Transport, peers: &[Found], tunnel: Option<u32>) -> BTreeSet<Entry> {
     let mut entries = BTreeSet::new();
     for found in peers {
-        let (peer, link) = found;
-        let way = match (tunnelled(transport, found), link, tunnel) {
-            (true, _, Some(tunnel)) => {
-                let (end, mac) = (peer.pod_cidr.network(), mac(peer.pod_cidr.network()));
-                entries.insert(Entry::Forward { mac: mac.clone(), node: peer.node_ip });
-                entries.insert(Entry::Neighbour { address: end, mac });
-                Way::Via { link: tunnel, gateway: end }
-            }
-            (false, Some(link), _) => Way::Via { link: *link, gateway: peer.node_ip },
-            // Somebody else's routes must do.
-            _ => continue,
-        };
-        entries.insert(Entry::Route(Route { to: peer.pod_cidr.trunc(), way }));
+        let mac = mac(found.0.pod_cidr.network());
+        for (to, node, link) in ranges(found) {
+            let way = match (tunnelled(transport, link), link.zip(node), tunnel) {
+                (true, _, Some(tunnel)) => {
+                    entries.insert(Entry::Forward { mac: mac.clone(), node: found.0.node_ip });
+                    entries.insert(Entry::Neighbour { address: to.network(), mac: mac.clone() });
+                    Way::Via { link: tunnel, gateway: to.network() }
+                }
+                (false, Some((link, gateway)), _) => Way::Via { link, gateway },
+                // Somebody else's routes must do.
+                _ => continue,
+            };
+            entries.insert(Entry::Route(Route { to, way }));
+        }
     }
     entries
 }
@@ -177,16 +205,26 @@ pub(crate) async fn pod_mtu(handle: &Handle, uplink: &Uplink) -> Result<u32, Net
 pub(crate) async fn apply(
     handle: &Handle,
     cluster: &str,
-    own: Ipv4Net,
+    own: Own,
     uplink: &Uplink,
     peers: &BTreeSet<Peer>,
 ) -> Result<(), NetworkError> {
     let mut found = Vec::with_capacity(peers.len());
-    for peer in peers.iter().filter(|peer| peer.pod_cidr.trunc() != own && peer.node_ip != uplink.node_ip) {
-        found.push((*peer, neighbour_link(handle, peer.node_ip).await?));
+    for peer in peers.iter().filter(|peer| peer.pod_cidr.trunc() != own.v4 && peer.node_ip != uplink.node_ip)
+    {
+        let mut peer = *peer;
+        peer.pod_cidr_v6.take_if(|_| own.v6.is_none());
+        let v4 = neighbour_link(handle, peer.node_ip.into()).await?;
+        let v6 = match peer.node_ip_v6.filter(|_| peer.pod_cidr_v6.is_some()) {
+            Some(address) => neighbour_link(handle, address.into()).await?,
+            None => None,
+        };
+        found.push((peer, [v4, v6]));
     }
     let name = tunnel_name(cluster);
-    let tunnel = if found.iter().any(|peer| tunnelled(uplink.transport, peer)) {
+    let through_tunnel =
+        |(_, _, link): (IpNet, Option<IpAddr>, Option<u32>)| tunnelled(uplink.transport, link);
+    let tunnel = if found.iter().flat_map(ranges).any(through_tunnel) {
         Some(ensure_tunnel(handle, &name, own, uplink).await?)
     } else {
         links::delete(handle, &name).await?;
@@ -205,8 +243,11 @@ pub(crate) async fn apply(
 }
 
 /// The link on which `node` is a neighbour: the kernel's way to it needs no gateway.
-async fn neighbour_link(handle: &Handle, node: Ipv4Addr) -> Result<Option<u32>, NetworkError> {
-    let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build();
+async fn neighbour_link(handle: &Handle, node: IpAddr) -> Result<Option<u32>, NetworkError> {
+    let question = match node {
+        IpAddr::V4(node) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build(),
+        IpAddr::V6(node) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(node, 128).build(),
+    };
     let answer = match handle.route().get(question).execute().try_next().await {
         Ok(answer) => answer,
         // Unreachable now: the next change of nodes asks again.
@@ -248,12 +289,7 @@ async fn mtu_of(handle: &Handle, link: u32) -> Result<u32, NetworkError> {
 }
 
 /// Makes the tunnel's link unless it is there as it should be, so that a restart interrupts nothing.
-async fn ensure_tunnel(
-    handle: &Handle,
-    name: &str,
-    own: Ipv4Net,
-    uplink: &Uplink,
-) -> Result<u32, NetworkError> {
+async fn ensure_tunnel(handle: &Handle, name: &str, own: Own, uplink: &Uplink) -> Result<u32, NetworkError> {
     let same = links::find(handle, name).await?.is_some_and(|link| is_tunnel(&link, uplink));
     if !same {
         links::delete(handle, name).await?;
@@ -261,14 +297,17 @@ async fn ensure_tunnel(
             .local(uplink.node_ip)
             .port(VXLAN_PORT)
             .learning(false)
-            .address(mac(own.network()))
+            .address(mac(own.v4.network()))
             .mtu(pod_mtu(handle, uplink).await?);
         let made = handle.link().add(message.build()).execute().await;
         made.map_err(NetworkError::netlink(format!("make tunnel {name}")))?;
     }
     let index = links::index_of(handle, name).await?;
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
-    links::set_only_address(handle, index, own.network().into()).await?;
+    links::set_ipv6_without_address(name, own.v6.is_some());
+    let ends = [Some(IpAddr::from(own.v4.network())), own.v6.map(|cidr| cidr.network().into())];
+    for end in ends.into_iter().flatten() {
+        links::set_only_address(handle, index, end.into()).await?;
+    }
     let up = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(up).execute().await.map_err(NetworkError::netlink(format!("set {name} up")))?;
     Ok(index)
@@ -294,14 +333,14 @@ fn is_tunnel(link: &LinkMessage, uplink: &Uplink) -> bool {
 async fn observe(
     handle: &Handle,
     metric: u32,
-    own: Ipv4Net,
+    own: Own,
     tunnel: Option<u32>,
 ) -> Result<BTreeSet<Entry>, NetworkError> {
     let routes = routes::list(handle, metric).await?;
     let foreign = routes.into_iter().filter(|route| !own.contains(&route.to));
     let mut entries: BTreeSet<Entry> = foreign.map(Entry::Route).collect();
     let Some(tunnel) = tunnel else { return Ok(entries) };
-    for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
         let all: Vec<NeighbourMessage> = handle
             .neighbours()
             .get()
@@ -318,7 +357,8 @@ async fn observe(
 
 fn entry(message: &NeighbourMessage) -> Option<Entry> {
     let address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })?;
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
@@ -326,7 +366,10 @@ fn entry(message: &NeighbourMessage) -> Option<Entry> {
         _ => None,
     })?;
     Some(match message.header.family {
-        AddressFamily::Bridge => Entry::Forward { mac, node: address },
+        AddressFamily::Bridge => match address {
+            IpAddr::V4(node) => Entry::Forward { mac, node },
+            IpAddr::V6(_) => return None,
+        },
         _ => Entry::Neighbour { address, mac },
     })
 }
@@ -356,7 +399,7 @@ async fn remove(
         (Entry::Route(route), _) => return routes::delete(handle, metric, route.to).await,
         (_, None) => return Ok(()),
         (Entry::Neighbour { address, .. }, Some(link)) => {
-            handle.neighbours().add(link, IpAddr::V4(*address)).message_mut().clone()
+            handle.neighbours().add(link, *address).message_mut().clone()
         }
         (Entry::Forward { mac, node }, Some(link)) => {
             let request = handle.neighbours().add_bridge(link, mac).destination(IpAddr::V4(*node));
@@ -379,7 +422,15 @@ mod tests {
         Peer {
             node_ip: Ipv4Addr::new(192, 0, 2, node),
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 1, node, 0), 24),
+            node_ip_v6: None,
+            pod_cidr_v6: None,
         }
+    }
+
+    fn dual(node: u8, address: Option<&str>) -> Peer {
+        let (node_ip_v6, pod_cidr_v6) =
+            (address.map(|ip| ip.parse().unwrap()), Some(format!("fd00:0:0:{node}::/64").parse().unwrap()));
+        Peer { node_ip_v6, pod_cidr_v6, ..peer(node) }
     }
 
     fn routes_of(entries: &BTreeSet<Entry>) -> Vec<String> {
@@ -394,7 +445,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_routed_and_others_tunnelled() {
-        let peers = [(peer(2), Some(7)), (peer(3), None)];
+        let peers = [(peer(2), [Some(7), None]), (peer(3), [None, None])];
         let table = [
             (Transport::Auto, vec!["10.1.2.0/24 via 192.0.2.2 on 7", "10.1.3.0/24 via 10.1.3.0 on 9"], 2),
             (Transport::Routes, vec!["10.1.2.0/24 via 192.0.2.2 on 7"], 0),
@@ -409,10 +460,24 @@ mod tests {
     }
 
     #[test]
+    fn each_family_goes_its_own_way() {
+        let peers = [(dual(2, Some("fd01::2")), [Some(7), Some(8)]), (dual(3, None), [Some(7), None])];
+        let routes = |transport| routes_of(&plan(transport, &peers, Some(9)));
+        let v4 = ["10.1.2.0/24 via 192.0.2.2 on 7", "10.1.3.0/24 via 192.0.2.3 on 7"];
+        let near = "fd00:0:0:2::/64 via fd01::2 on 8";
+        assert_eq!(routes(Transport::Auto), [v4[0], v4[1], near, "fd00:0:0:3::/64 via fd00:0:0:3:: on 9"]);
+        assert_eq!(routes(Transport::Routes), [v4[0], v4[1], near]);
+        assert_eq!(routes(Transport::Vxlan).len(), 4);
+        // One way through the tunnel to each node, whatever it carries, and an end of each family.
+        assert_eq!(plan(Transport::Vxlan, &peers, Some(9)).len(), 4 + 2 + 4);
+    }
+
+    #[test]
     fn a_change_of_one_peer_touches_nothing_else() {
-        let before = plan(Transport::Vxlan, &[(peer(2), None), (peer(3), None)], Some(9));
+        let nowhere = [None, None];
+        let before = plan(Transport::Vxlan, &[(peer(2), nowhere), (peer(3), nowhere)], Some(9));
         let moved = Peer { node_ip: Ipv4Addr::new(192, 0, 2, 33), ..peer(3) };
-        let after = plan(Transport::Vxlan, &[(peer(2), None), (moved, None)], Some(9));
+        let after = plan(Transport::Vxlan, &[(peer(2), nowhere), (moved, nowhere)], Some(9));
         assert_eq!(after.difference(&before).count(), 1, "only where the tunnel leads");
         assert_eq!(before.difference(&after).count(), 1);
     }

@@ -1,58 +1,122 @@
 //! The nftables rules of the pod network, by netlink.
 //!
 //! Host ports live in maps, so that a pod with a hostPort changes elements and never a rule. All chains have policy accept; nothing of
-//! other tables is touched. The table is `ip NAME`; `inet NAME`, which earlier versions made with the `nft` program, is removed.
+//! other tables is touched. The tables are `ip NAME` and, in a dual-stack cluster, `ip6 NAME`; `inet NAME`, which earlier versions made
+//! with the `nft` program, is removed.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use corten_sys::netfilter::nft::{
     Base, Batch, ChainType, Ct, DataType, Element, Hook, Meta, R0, Rule, Set, Side, Table, Value, Values,
     Verdict,
 };
 use corten_sys::netfilter::{Family, Socket};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::addresses::Record;
+use crate::routes::has_ipv6;
 use crate::types::{NetworkError, Protocol};
 
-/// Offsets of the addresses in an IPv4 header, in bytes.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
 /// Offset of the destination port in the headers of TCP, UDP and SCTP.
 const PORT: u32 = 2;
 /// `IPS_DST_NAT`
 const TRANSLATED: u32 = 32;
 /// The bit of a new flow in `ct state`.
 const NEW: u32 = 8;
+/// Before flows are known: where a packet that lies about its source is dropped.
+const RAW: i32 = -300;
+
+/// The register behind every key: addresses of two families take up to four words, and protocol and port two more.
+const DATA: u32 = R0 + 6;
 
 const PORTS: &str = "hostports";
 const ADDRESS_PORTS: &str = "hostip_ports";
 const PODS: &str = "hostport_pods";
 const SELVES: &str = "hostport_selves";
 
-/// The names and ranges that rules are written with.
+/// The ranges that the rules of one family are written with.
 #[derive(Debug, Clone)]
 pub(crate) struct RuleNames {
-    /// The table is `ip <cluster>`.
-    pub cluster: String,
     /// This node's pods.
-    pub pod_cidr: Ipv4Net,
+    pub pod_cidr: IpNet,
     /// All pods.
-    pub cluster_cidr: Ipv4Net,
+    pub cluster_cidr: IpNet,
 }
 
-fn table(cluster: &str) -> Table {
-    Table { family: Family::Ip, name: cluster.to_owned() }
+impl RuleNames {
+    fn layout(&self) -> Layout {
+        Layout::of(if self.pod_cidr.addr().is_ipv4() { Family::Ip } else { Family::Ip6 })
+    }
 }
 
-/// One transaction that brings our chains and maps to exactly this state, whatever was there.
-pub(crate) fn base<'a>(names: &RuleNames, records: impl Iterator<Item = &'a Record>) -> Batch {
-    let table = table(&names.cluster);
-    let mut batch = removal(&names.cluster);
-    definitions(&mut batch, &table);
+/// Where a family has its addresses, in bytes of its header, and how many words one takes in a register or key.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    family: Family,
+    source: u32,
+    destination: u32,
+    words: u32,
+}
+
+impl Layout {
+    fn of(family: Family) -> Self {
+        match family {
+            Family::Ip => Layout { family, source: 12, destination: 16, words: 1 },
+            Family::Ip6 => Layout { family, source: 8, destination: 24, words: 4 },
+        }
+    }
+
+    fn address(self) -> DataType {
+        if self.family == Family::Ip { DataType::Ip } else { DataType::Ip6 }
+    }
+
+    fn load(self, rule: Rule, offset: u32, into: u32) -> Rule {
+        rule.load(Base::Network, offset, 4 * self.words, into)
+    }
+
+    /// Goes on only if the address at `offset` is in (or is not in) the block.
+    fn within(self, rule: Rule, offset: u32, block: IpNet, is_in: bool) -> Rule {
+        let none = vec![0; 4 * self.words as usize];
+        self.load(rule, offset, R0).bits(R0, &octets(block.netmask()), &none).compare(
+            R0,
+            is_in,
+            &octets(block.network()),
+        )
+    }
+
+    /// Protocol and port of the destination.
+    fn port(rule: Rule, into: u32) -> Rule {
+        rule.meta(Meta::Protocol, into).load(Base::Transport, PORT, 2, into + 1)
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn table(cluster: &str, family: Family) -> Table {
+    Table { family, name: cluster.to_owned() }
+}
+
+/// One transaction that brings our chains and maps to exactly this state, whatever was there; `ranges` of each family that is.
+pub(crate) fn base(cluster: &str, ranges: &[RuleNames], records: &[Record]) -> Batch {
+    let mut batch = removal(cluster);
+    for names in ranges {
+        family_base(&mut batch, cluster, names, records);
+    }
+    batch
+}
+
+fn family_base(batch: &mut Batch, cluster: &str, names: &RuleNames, records: &[Record]) {
+    let layout = names.layout();
+    let table = table(cluster, layout.family);
+    definitions(batch, &table);
     batch.add_chain(&table, "hostports_to_pods");
-    for rule in to_pods() {
+    for rule in to_pods(layout) {
         batch.add_rule(&table, "hostports_to_pods", &rule);
     }
     let to_node = Rule::new().is_local(Side::Destination).verdict(&Verdict::Jump("hostports_to_pods".into()));
@@ -64,86 +128,82 @@ pub(crate) fn base<'a>(names: &RuleNames, records: impl Iterator<Item = &'a Reco
     for rule in masquerades(names) {
         batch.add_rule(&table, "pod_postrouting", &rule);
     }
-    batch.add_base_chain(&table, "pod_input", ChainType::Filter, Hook::Input, 0);
-    batch.add_rule(&table, "pod_input", &guard(names));
-    for record in records {
-        add(&mut batch, &table, record);
+    if layout.family == Family::Ip {
+        batch.add_base_chain(&table, "pod_input", ChainType::Filter, Hook::Input, 0);
+        batch.add_rule(&table, "pod_input", &guard(names));
+    } else {
+        batch.add_base_chain(&table, "pod_prerouting", ChainType::Filter, Hook::Prerouting, RAW);
+        batch.add_rule(&table, "pod_prerouting", &honest(names));
     }
-    batch
+    for record in records {
+        add(batch, &table, record);
+    }
 }
 
 /// Host ports of one address of the node come before those of all.
-fn to_pods() -> [Rule; 2] {
-    let data = R0 + 4;
-    let by_address = Rule::new()
-        .load(Base::Network, DESTINATION, 4, R0)
-        .meta(Meta::Protocol, R0 + 1)
-        .load(Base::Transport, PORT, 2, R0 + 2)
-        .map(ADDRESS_PORTS, R0, data)
-        .dnat(Family::Ip, data, data + 1);
-    let by_port = Rule::new()
-        .meta(Meta::Protocol, R0)
-        .load(Base::Transport, PORT, 2, R0 + 1)
-        .map(PORTS, R0, data)
-        .dnat(Family::Ip, data, data + 1);
-    [by_address, by_port]
+fn to_pods(layout: Layout) -> [Rule; 2] {
+    let lead = |rule: Rule, map, data| rule.map(map, R0, data).dnat(layout.family, data, data + layout.words);
+    let by_address = layout.load(Rule::new(), layout.destination, R0);
+    let by_address = lead(Layout::port(by_address, R0 + layout.words), ADDRESS_PORTS, DATA);
+    [by_address, lead(Layout::port(Rule::new(), R0), PORTS, DATA)]
 }
 
 /// What leaves the cluster has the node's address. So must what comes through a host port from the node's loopback or from the pod
-/// itself, or the pod would answer to the wrong place.
-fn masquerades(names: &RuleNames) -> [Rule; 3] {
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let leaving = within(Rule::new(), SOURCE, names.pod_cidr, true);
-    let from_loopback = within(translated(), SOURCE, loopback, true)
-        .load(Base::Network, DESTINATION, 4, R0)
-        .meta(Meta::Protocol, R0 + 1)
-        .load(Base::Transport, PORT, 2, R0 + 2)
-        .is_in(PODS, R0);
-    let to_itself = translated()
-        .load(Base::Network, SOURCE, 4, R0)
-        .load(Base::Network, DESTINATION, 4, R0 + 1)
-        .is_in(SELVES, R0);
-    [
-        within(leaving, DESTINATION, names.cluster_cidr, false).masquerade(),
-        from_loopback.masquerade(),
-        to_itself.masquerade(),
-    ]
+/// itself, or the pod would answer to the wrong place. IPv6 knows no way from loopback to another link.
+fn masquerades(names: &RuleNames) -> Vec<Rule> {
+    let layout = names.layout();
+    let leaving = layout.within(Rule::new(), layout.source, names.pod_cidr, true);
+    let leaving = layout.within(leaving, layout.destination, names.cluster_cidr, false).masquerade();
+    let to_itself = layout.load(translated(), layout.source, R0);
+    let to_itself =
+        layout.load(to_itself, layout.destination, R0 + layout.words).is_in(SELVES, R0).masquerade();
+    if layout.family == Family::Ip6 {
+        return vec![leaving, to_itself];
+    }
+    let from_loopback = layout.within(translated(), layout.source, loopback(), true);
+    let from_loopback = layout.load(from_loopback, layout.destination, R0);
+    let from_loopback = Layout::port(from_loopback, R0 + layout.words).is_in(PODS, R0).masquerade();
+    vec![leaving, from_loopback, to_itself]
+}
+
+fn loopback() -> IpNet {
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into()
 }
 
 /// `route_localnet`, which the links of pods with host ports need, would also let such a pod send to the node's loopback.
 fn guard(names: &RuleNames) -> Rule {
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let from_pod = within(Rule::new(), SOURCE, names.pod_cidr, true);
-    within(from_pod, DESTINATION, loopback, true)
+    let layout = names.layout();
+    let from_pod = layout.within(Rule::new(), layout.source, names.pod_cidr, true);
+    layout
+        .within(from_pod, layout.destination, loopback(), true)
         .ct(Ct::State, R0)
         .bits(R0, &NEW.to_ne_bytes(), &[0; 4])
         .compare(R0, false, &[0; 4])
         .verdict(&Verdict::Drop)
 }
 
+/// Who says to be a pod must come by the way that leads to it. IPv4 has `rp_filter` for it.
+fn honest(names: &RuleNames) -> Rule {
+    let layout = names.layout();
+    let pod = layout.within(Rule::new(), layout.source, names.cluster_cidr, true);
+    pod.came_astray().verdict(&Verdict::Drop)
+}
+
 fn translated() -> Rule {
     Rule::new().ct(Ct::Status, R0).bits(R0, &TRANSLATED.to_ne_bytes(), &[0; 4]).compare(R0, false, &[0; 4])
 }
 
-/// Goes on only if the address at `offset` is in (or is not in) the block.
-fn within(rule: Rule, offset: u32, block: Ipv4Net, is_in: bool) -> Rule {
-    rule.load(Base::Network, offset, 4, R0).bits(R0, &block.netmask().octets(), &[0; 4]).compare(
-        R0,
-        is_in,
-        &block.network().octets(),
-    )
-}
-
 /// Table, maps and sets; adding them again changes nothing.
 fn definitions(batch: &mut Batch, table: &Table) {
-    use DataType::{Ip, Port, Protocol};
+    use DataType::{Port, Protocol};
+    let address = Layout::of(table.family).address();
     batch.add_table(table);
-    let to_pod = || Values::Data(vec![Ip, Port]);
+    let to_pod = || Values::Data(vec![address, Port]);
     for (name, key, values) in [
         (PORTS, vec![Protocol, Port], to_pod()),
-        (ADDRESS_PORTS, vec![Ip, Protocol, Port], to_pod()),
-        (PODS, vec![Ip, Protocol, Port], Values::None),
-        (SELVES, vec![Ip, Ip], Values::None),
+        (ADDRESS_PORTS, vec![address, Protocol, Port], to_pod()),
+        (PODS, vec![address, Protocol, Port], Values::None),
+        (SELVES, vec![address, address], Values::None),
     ] {
         batch.add_set(table, &Set { name: name.to_owned(), key, values, dynamic: None });
     }
@@ -151,47 +211,57 @@ fn definitions(batch: &mut Batch, table: &Table) {
 
 /// Opens the host ports of one pod; nothing when it has none.
 pub(crate) fn open_ports(cluster: &str, record: &Record) -> Batch {
-    let (table, mut batch) = (table(cluster), Batch::new());
+    let mut batch = Batch::new();
     if !record.ports.is_empty() {
-        definitions(&mut batch, &table);
-        add(&mut batch, &table, record);
+        for family in families(record) {
+            let table = table(cluster, family);
+            definitions(&mut batch, &table);
+            add(&mut batch, &table, record);
+        }
     }
     batch
 }
 
+fn families(record: &Record) -> impl Iterator<Item = Family> {
+    record.addresses().map(|address| if address.is_ipv4() { Family::Ip } else { Family::Ip6 })
+}
+
 /// Closes them, open or not: adding an element first makes its deletion safe.
 pub(crate) fn close_ports(cluster: &str, record: &Record) -> Batch {
-    let (table, mut batch) = (table(cluster), open_ports(cluster, record));
-    for (set, elements) in elements(record) {
-        batch.delete_elements(&table, set, &elements);
+    let mut batch = open_ports(cluster, record);
+    for family in families(record) {
+        for (set, elements) in elements(record, family) {
+            batch.delete_elements(&table(cluster, family), set, &elements);
+        }
     }
     batch
 }
 
 fn add(batch: &mut Batch, table: &Table, record: &Record) {
-    for (set, elements) in elements(record) {
+    for (set, elements) in elements(record, table.family) {
         batch.add_elements(table, set, &elements);
     }
 }
 
-/// The elements of one pod by their set; no set without elements.
-fn elements(record: &Record) -> Vec<(&'static str, Vec<Element>)> {
+/// The elements of one pod in one family by their set; no set without elements.
+fn elements(record: &Record, family: Family) -> Vec<(&'static str, Vec<Element>)> {
+    let is_family = |ip: &IpAddr| ip.is_ipv4() == (family == Family::Ip);
+    let Some(own) = record.addresses().find(is_family).map(octets) else { return Vec::new() };
     let (mut ports, mut address_ports, mut targets) = (Vec::new(), Vec::new(), BTreeSet::new());
     for port in &record.ports {
-        let data = Value::Data([word(&record.address.octets()), number(port.container_port)].concat());
+        let data = Value::Data([own.clone(), number(port.container_port)].concat());
         let key = [protocol(port.protocol), number(port.host_port)].concat();
         match port.host_ip {
-            Some(ip) => address_ports.push(element([word(&ip.octets()), key].concat(), data)),
+            Some(ip) if is_family(&ip) => address_ports.push(element([octets(ip), key].concat(), data)),
+            Some(_) => continue,
             None => ports.push(element(key, data)),
         }
-        let target =
-            [word(&record.address.octets()), protocol(port.protocol), number(port.container_port)].concat();
+        let target = [own.clone(), protocol(port.protocol), number(port.container_port)].concat();
         targets.insert(target);
     }
     let mut selves = Vec::new();
     if !record.ports.is_empty() {
-        let address = word(&record.address.octets());
-        selves.push(element([address.clone(), address].concat(), Value::None));
+        selves.push(element([own.clone(), own].concat(), Value::None));
     }
     let pods = targets.into_iter().map(|key| element(key, Value::None)).collect();
     let all = [(PORTS, ports), (ADDRESS_PORTS, address_ports), (PODS, pods), (SELVES, selves)];
@@ -223,10 +293,13 @@ fn protocol(protocol: Protocol) -> Vec<u8> {
 
 /// Removes the tables, there or not.
 pub(crate) fn removal(cluster: &str) -> Batch {
-    let (table, mut batch) = (table(cluster), Batch::new());
+    let mut batch = Batch::new();
     batch.forget_inet_table(cluster);
-    batch.add_table(&table);
-    batch.delete_table(&table);
+    for family in [Family::Ip, Family::Ip6].into_iter().filter(|family| *family == Family::Ip || has_ipv6()) {
+        let table = table(cluster, family);
+        batch.add_table(&table);
+        batch.delete_table(&table);
+    }
     batch
 }
 
@@ -248,6 +321,7 @@ mod tests {
         Record {
             sandbox_id: "s".into(),
             address: "10.1.0.5".parse().unwrap(),
+            address_v6: None,
             link: "v".into(),
             ports,
             routed: true,
@@ -268,7 +342,16 @@ mod tests {
             container_port: 53,
             host_ip: host_ip.map(|ip| ip.parse().unwrap()),
         };
-        let elements = elements(&record(vec![port(5353, None), port(53, Some("10.0.0.1"))]));
+        let mut record =
+            record(vec![port(5353, None), port(53, Some("10.0.0.1")), port(54, Some("fd01::1"))]);
+        assert!(elements(&record, Family::Ip6).is_empty());
+        record.address_v6 = Some("fd00::5".parse().unwrap());
+        let six: Vec<_> = elements(&record, Family::Ip6)
+            .into_iter()
+            .map(|(set, all)| (set, all[0].key.len(), all.len()))
+            .collect();
+        assert_eq!(six, [(PORTS, 8, 1), (ADDRESS_PORTS, 24, 1), (PODS, 24, 1), (SELVES, 32, 1)]);
+        let elements = elements(&record, Family::Ip);
         let keys: Vec<_> = elements
             .iter()
             .map(|(set, all)| (*set, all.iter().map(|e| &e.key[..]).collect::<Vec<_>>()))

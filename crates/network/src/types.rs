@@ -1,9 +1,9 @@
 //! The words of this crate: configuration, what a sandbox asks for, and what can go wrong.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// What a node must know to run its pod network.
@@ -15,6 +15,10 @@ pub struct NetworkConfig {
     pub pod_cidr: Option<Ipv4Net>,
     /// All pods of the cluster; traffic inside it is not masqueraded.
     pub cluster_cidr: Ipv4Net,
+    /// The same of IPv6; `None` in a cluster of one family, whose pods' links know no IPv6.
+    pub cluster_cidr_v6: Option<Ipv6Net>,
+    /// Pods' first address is that of IPv6.
+    pub prefers_v6: bool,
     /// Directory for the records of attached sandboxes, owned by this crate.
     pub state_dir: PathBuf,
     /// MTU of bridge and veth pairs, in bytes; `None` keeps the kernel's default of 1500.
@@ -42,7 +46,7 @@ pub struct PortMapping {
     /// Port in the pod.
     pub container_port: u16,
     /// Only this address of the node; `None` is every local address.
-    pub host_ip: Option<Ipv4Addr>,
+    pub host_ip: Option<IpAddr>,
 }
 
 /// Transport protocol of a port.
@@ -73,7 +77,7 @@ impl Protocol {
 pub struct PodIps {
     /// status.podIP.
     pub primary: IpAddr,
-    /// Further addresses (dual stack); empty today.
+    /// The address of the other family in a dual-stack cluster.
     pub additional: Vec<IpAddr>,
 }
 
@@ -87,7 +91,7 @@ pub enum NetworkError {
     #[error("pod CIDR {cidr} is not usable: {reason}")]
     BadCidr {
         /// The CIDR in question.
-        cidr: Ipv4Net,
+        cidr: IpNet,
         /// What is wrong with it.
         reason: String,
     },

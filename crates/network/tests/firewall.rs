@@ -5,7 +5,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::{Pod, TIMEOUT, attachment, config, on_fresh_node, run};
@@ -13,10 +13,6 @@ use corten_network::{Allow, Direction, Firewall, PodNetwork, Ports, Protocol, Re
 
 /// A dropped packet is no answer; so long without one counts as dropped.
 const SILENCE: Duration = Duration::from_millis(300);
-
-fn v4(address: IpAddr) -> Ipv4Addr {
-    address.to_string().parse().unwrap()
-}
 
 /// Listens for ever on some ports.
 fn listen(pod: &Pod, ports: &'static [u16]) -> Vec<TcpListener> {
@@ -35,7 +31,7 @@ fn tcp(remote: Remote, port: u16) -> Allow {
 
 fn isolate(firewall: &mut Firewall, direction: Direction, pod: IpAddr, policy: &str, allowed: Vec<Allow>) {
     firewall.policies.insert((direction, policy.to_owned()), allowed.into_iter().collect());
-    firewall.pods.entry((direction, v4(pod))).or_default().insert(policy.to_owned());
+    firewall.pods.entry((direction, pod)).or_default().insert(policy.to_owned());
 }
 
 #[test]
@@ -58,7 +54,7 @@ fn what_no_policy_allows_does_not_pass() {
 
         // To b: from a on port 80.
         let mut firewall = Firewall::default();
-        firewall.addresses.insert("s_a".into(), BTreeSet::from([v4(a_ip)]));
+        firewall.addresses.insert("s_a".into(), BTreeSet::from([a_ip]));
         isolate(&mut firewall, Direction::Ingress, b_ip, "ns/in", vec![tcp(Remote::Set("s_a".into()), 80)]);
         network.set_firewall(firewall.clone()).await.unwrap();
         assert!(reaches(&a, b_ip, 80) && !reaches(&a, b_ip, 81), "the port counts");
@@ -90,12 +86,12 @@ fn what_no_policy_allows_does_not_pass() {
         assert!(!reaches(&a, gateway, port) && reaches(&b, gateway, port), "the node is a destination, too");
 
         // A pod more in the set; a restart that knows nothing of the last state.
-        firewall.addresses.insert("s_a".into(), BTreeSet::from([v4(a_ip), v4(c_ip)]));
+        firewall.addresses.insert("s_a".into(), BTreeSet::from([a_ip, c_ip]));
         network.set_firewall(firewall.clone()).await.unwrap();
         assert!(reaches(&c, b_ip, 80));
         drop(network);
         let network = PodNetwork::new(config(dir)).unwrap();
-        firewall.addresses.insert("s_a".into(), BTreeSet::from([v4(a_ip)]));
+        firewall.addresses.insert("s_a".into(), BTreeSet::from([a_ip]));
         network.set_firewall(firewall).await.unwrap();
         assert!(reaches(&a, b_ip, 80) && !reaches(&c, b_ip, 80));
 
@@ -115,7 +111,7 @@ fn ports_by_name_ranges_and_protocols_are_understood_by_the_kernel() {
         let _listening = listen(&b, &[80, 81, 90]);
         let everything = |name: u16| {
             let mut firewall = Firewall::default();
-            firewall.endpoints.insert("n_http".into(), BTreeSet::from([(v4(b_ip), Protocol::Tcp, name)]));
+            firewall.endpoints.insert("n_http".into(), BTreeSet::from([(b_ip, Protocol::Tcp, name)]));
             let v6 =
                 Remote::Block { cidr: "::/0".parse().unwrap(), except: vec!["fd00::/8".parse().unwrap()] };
             let allowed = vec![

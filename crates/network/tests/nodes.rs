@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use common::{Pod, ask, attachment, block_inside, cable, config, on_fresh_node, run};
+use common::{Pod, ask, attachment, block_inside, cable, config, dual_config, has_ipv6, on_fresh_node, run};
 use corten_network::{DEFAULT_VNI, NetworkConfig, Peer, PodNetwork, Transport, Uplink};
 use ipnet::Ipv4Net;
 
@@ -29,6 +29,8 @@ impl Machine {
             peer: Peer {
                 node_ip: address.split('/').next().unwrap().parse().unwrap(),
                 pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 99, number, 0), 24),
+                node_ip_v6: None,
+                pod_cidr_v6: None,
             },
             dir: dir.join(number.to_string()),
         };
@@ -49,11 +51,13 @@ impl Machine {
     /// A pod network over what an earlier one left, as after a restart, and its pod.
     fn network(&self, transport: Transport, peers: &[Peer]) -> IpAddr {
         let (peer, peers) = (self.peer, BTreeSet::from_iter(peers.iter().copied()));
-        let config = NetworkConfig { pod_cidr: Some(peer.pod_cidr), ..config(&self.dir) };
+        let family = if peer.pod_cidr_v6.is_some() { dual_config } else { config };
+        let config = NetworkConfig { pod_cidr: Some(peer.pod_cidr), ..family(&self.dir) };
         std::fs::create_dir_all(&self.dir).unwrap();
         let attachment = attachment("a", &self.pod, vec![]);
         block_inside(&self.netns, async move || {
             let network = PodNetwork::new(config).unwrap();
+            network.set_pod_cidr_v6(peer.pod_cidr_v6).unwrap();
             network.join(Uplink { node_ip: peer.node_ip, transport, vni: DEFAULT_VNI });
             let address = match network.pod_ips("a") {
                 Some(ips) => ips.primary,
@@ -153,5 +157,68 @@ fn others_reach_each_others_pods_through_a_tunnel() {
         });
         let rest = machines[0].sees(&["ip", "route"]) + &machines[0].sees(&["ip", "link"]);
         assert!(!rest.contains("10.99.") && !rest.contains("nt-vx") && !rest.contains("nt0"), "{rest}");
+    });
+}
+
+/// Pods' addresses of the second family, by machine.
+fn second_addresses(machines: &[Machine]) -> Vec<(&Machine, IpAddr)> {
+    let second = |machine: &Machine| {
+        let network = PodNetwork::new(NetworkConfig { pod_cidr: None, ..dual_config(&machine.dir) }).unwrap();
+        network.pod_ips("a").unwrap().additional[0]
+    };
+    machines.iter().map(|machine| (machine, second(machine))).collect()
+}
+
+#[test]
+fn both_families_reach_pods_of_other_nodes() {
+    if !has_ipv6() {
+        return println!("passed over: this kernel has no IPv6");
+    }
+    on_fresh_node(async |dir| {
+        run(&["ip", "link", "add", "switch", "type", "bridge"]);
+        run(&["ip", "link", "set", "switch", "up"]);
+        let mut machines: Vec<Machine> =
+            (1..3).map(|n| Machine::new(n, &format!("192.0.2.{n}/24"), None, dir)).collect();
+        for (n, machine) in (1..3).zip(&mut machines) {
+            run(&["ip", "link", "set", &format!("p{n}"), "master", "switch"]);
+            let address = format!("fd01::{n}/64");
+            let added =
+                machine.netns.inside(move || run(&["ip", "addr", "add", &address, "dev", "eth0", "nodad"]));
+            added.join().unwrap();
+            machine.peer.node_ip_v6 = Some(format!("fd01::{n}").parse().unwrap());
+            machine.peer.pod_cidr_v6 = Some(format!("fd00:99:0:{n}::/64").parse().unwrap());
+        }
+        let peers: Vec<Peer> = machines.iter().map(|machine| machine.peer).collect();
+        let pods: Vec<_> = machines.iter().map(|m| (m, m.network(Transport::Auto, &peers))).collect();
+        all_reach_all(&pods);
+        let second = second_addresses(&machines);
+        assert_eq!(second[1].1.to_string(), "fd00:99:0:2::2");
+        all_reach_all(&second);
+        assert!(!machines[0].sees(&["ip", "link"]).contains("nt-vx"), "no tunnel without need");
+        let routes = machines[0].sees(&["ip", "-6", "route"]);
+        assert!(routes.contains("fd00:99:0:2::/64 via fd01::2"), "{routes}");
+
+        // The same through the tunnel: by wish, and where a node has no address of that family.
+        for machine in &machines {
+            machine.network(Transport::Vxlan, &peers);
+        }
+        all_reach_all(&pods);
+        all_reach_all(&second);
+        let without: Vec<Peer> = peers.iter().map(|peer| Peer { node_ip_v6: None, ..*peer }).collect();
+        for machine in &machines {
+            machine.network(Transport::Auto, &without);
+        }
+        let routes = machines[0].sees(&["ip", "route"]) + &machines[0].sees(&["ip", "-6", "route"]);
+        assert!(routes.contains("10.99.2.0/24 via 192.0.2.2"), "{routes}");
+        assert!(routes.contains("fd00:99:0:2::/64 via fd00:99:0:2:: dev nt-vx"), "{routes}");
+        all_reach_all(&pods);
+        all_reach_all(&second);
+
+        let config = dual_config(&machines[0].dir);
+        block_inside(&machines[0].netns, async || {
+            PodNetwork::new(config).unwrap().teardown().await.unwrap();
+        });
+        let rest = machines[0].sees(&["ip", "-6", "route"]) + &machines[0].sees(&["ip", "link"]);
+        assert!(!rest.contains("fd00:99:") && !rest.contains("nt-vx") && !rest.contains("nt0"), "{rest}");
     });
 }

@@ -172,7 +172,7 @@ fn port_mapping(mapping: &cri::PortMapping) -> Result<PortMapping> {
     let port = |value: i32| u16::try_from(value).map_err(|_| RuntimeError::Invalid(format!("port {value}")));
     let host_ip = match mapping.host_ip.as_str() {
         "" => None,
-        // Only IPv4 pods so far: an IPv6 wildcard means every address.
+        // A wildcard means every address, of both families as a listener on `::` has it.
         "::" | "0.0.0.0" => None,
         ip => Some(ip.parse().map_err(|e| RuntimeError::Invalid(format!("host ip {ip:?}: {e}")))?),
     };

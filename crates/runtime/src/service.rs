@@ -464,10 +464,16 @@ impl RuntimeService for Service {
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
         let config = request.into_inner().runtime_config.unwrap_or_default();
         let cidrs = config.network_config.unwrap_or_default().pod_cidr;
-        // Dual-stack clusters send both families; the pod network takes the first that it knows.
-        let known = cidrs.split(',').find_map(|cidr| cidr.trim().parse().ok());
-        match known {
-            Some(cidr) => self.node.config.network.set_pod_cidr(cidr).map_err(RuntimeError::from)?,
+        // Dual-stack clusters send both families.
+        let parts = || cidrs.split(',').map(str::trim);
+        let (v4, v6) =
+            (parts().find_map(|cidr| cidr.parse().ok()), parts().find_map(|cidr| cidr.parse().ok()));
+        let network = &self.node.config.network;
+        match v4 {
+            Some(v4) => network
+                .set_pod_cidr(v4)
+                .and_then(|()| network.set_pod_cidr_v6(v6))
+                .map_err(RuntimeError::from)?,
             None if cidrs.is_empty() => {}
             None => {
                 return Err(Status::invalid_argument(format!("pod CIDR {cidrs:?} is not an IPv4 network")));

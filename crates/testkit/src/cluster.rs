@@ -31,8 +31,22 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// More than one at a time in this program.
     pub beside_others: bool,
+    /// Which families pods and services have.
+    pub families: Families,
     /// On this machine instead of the host; its API server then listens at the machine's address.
     pub machine: Option<Machine>,
+}
+
+/// Families of pods' and services' addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 alone.
+    #[default]
+    One,
+    /// IPv4, then IPv6.
+    FourSix,
+    /// IPv6, then IPv4.
+    SixFour,
 }
 
 /// A cluster of one's own, taken down when the test program ends.
@@ -68,7 +82,7 @@ impl Cluster {
         let corten = build::corten();
         let machine = options.machine;
         let watchdog = Watchdog::start(&corten, &name, &data_dir, !options.beside_others, machine.as_ref());
-        let (pods, services) = addresses(pid + number * 7);
+        let (pods, services) = with_v6(options.families, addresses(pid + number * 7), (pid, number));
         let mut flags =
             vec!["--node-name".to_owned(), NODE.to_owned(), "--kubelet-port".to_owned(), "0".to_owned()];
         match &machine {
@@ -233,6 +247,19 @@ fn addresses(seed: u32) -> (String, String) {
         format!("10.{}.0.0/16", free.expect("one of many blocks is free"))
     };
     (choose(PODS), choose(SERVICES))
+}
+
+/// Ranges of IPv6 that only this cluster has, beside those of IPv4.
+fn with_v6(families: Families, v4: (String, String), (pid, number): (u32, u32)) -> (String, String) {
+    let six = |kind: &str, length: u8| {
+        format!("fd{kind}:{:x}:{:x}:{:x}00::/{length}", pid >> 16, pid & 0xffff, number & 0xff)
+    };
+    let both = |four: String, six: String| match families {
+        Families::One => four,
+        Families::FourSix => format!("{four},{six}"),
+        Families::SixFour => format!("{six},{four}"),
+    };
+    (both(v4.0, six("c0", 56)), both(v4.1, six("c1", 112)))
 }
 
 /// Second bytes of the 10.x destinations in the routing table.

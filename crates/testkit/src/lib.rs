@@ -19,7 +19,7 @@ mod watchdog;
 pub use agent::Agent;
 pub use api::{Answer, Api};
 pub use build::{corten, root, tool};
-pub use cluster::{Cluster, NODE, Options, cluster, free_port};
+pub use cluster::{Cluster, Families, NODE, Options, cluster, free_port};
 pub use host::HostState;
 pub use kubectl::{Namespace, Objects, Output, Running};
 pub use look::{http_get, is_ready, phase, restarts, state, waiting_reason};

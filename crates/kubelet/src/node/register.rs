@@ -181,7 +181,9 @@ impl Reporter {
 
     /// Hands a (new) pod CIDR to the runtime.
     async fn follow(&mut self, node: &Node) {
-        let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
+        let spec = node.spec.as_ref();
+        let all = spec.and_then(|spec| spec.pod_cidrs.as_ref()).map(|all| all.join(","));
+        let cidr = all.filter(|all| !all.is_empty()).or_else(|| spec.and_then(|spec| spec.pod_cidr.clone()));
         self.take_pod_cidr(cidr.or_else(|| self.host.config.pod_cidr.clone())).await;
     }
 

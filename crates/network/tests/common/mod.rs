@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,18 +72,28 @@ impl Pod {
         let server = self.inside(move || {
             // A program that another test is just starting holds a copy of the last listener until its exec.
             let listener = loop {
-                match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+                match TcpListener::bind((everywhere(), port)) {
                     Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => std::thread::yield_now(),
                     bound => break bound.unwrap(),
                 }
             };
             ready.send(()).unwrap();
             let (mut connection, peer) = listener.accept().unwrap();
-            connection.write_all(peer.ip().to_string().as_bytes()).unwrap();
+            connection.write_all(peer.ip().to_canonical().to_string().as_bytes()).unwrap();
         });
         listening.recv_timeout(TIMEOUT).unwrap();
         server
     }
+}
+
+/// Whether this kernel has IPv6; tests of two families have nothing to test without.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// All addresses of both families, where there are two.
+fn everywhere() -> IpAddr {
+    if has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 pub fn ask(address: impl Into<SocketAddr>) -> String {
@@ -99,9 +109,16 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cluster_name: "nt".into(),
         pod_cidr: Some("10.99.1.0/24".parse().unwrap()),
         cluster_cidr: "10.99.0.0/16".parse().unwrap(),
+        cluster_cidr_v6: None,
+        prefers_v6: false,
         state_dir: dir.join("network"),
         mtu: None,
     }
+}
+
+/// Of a node of a dual-stack cluster; its IPv6 range is told later.
+pub fn dual_config(dir: &Path) -> NetworkConfig {
+    NetworkConfig { cluster_cidr_v6: Some("fd00:99::/48".parse().unwrap()), ..config(dir) }
 }
 
 pub fn attachment(id: &str, pod: &Pod, port_mappings: Vec<PortMapping>) -> Attachment {
@@ -109,7 +126,7 @@ pub fn attachment(id: &str, pod: &Pod, port_mappings: Vec<PortMapping>) -> Attac
 }
 
 pub fn tcp(host_port: u16, container_port: u16, host_ip: Option<Ipv4Addr>) -> PortMapping {
-    PortMapping { protocol: Protocol::Tcp, host_port, container_port, host_ip }
+    PortMapping { protocol: Protocol::Tcp, host_port, container_port, host_ip: host_ip.map(Into::into) }
 }
 
 /// Connects the network namespace of the calling thread and `other` by a cable.

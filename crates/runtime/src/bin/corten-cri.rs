@@ -39,6 +39,8 @@ fn network(dir: &str, name: &str, cidr: &str) -> anyhow::Result<PodNetwork> {
         cluster_name: name.to_owned(),
         pod_cidr: Some(cidr),
         cluster_cidr: cidr,
+        cluster_cidr_v6: None,
+        prefers_v6: false,
         state_dir: PathBuf::from(dir).join("network"),
         mtu: None,
     })?)

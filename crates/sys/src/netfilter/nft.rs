@@ -529,6 +529,18 @@ impl Rule {
         rule.compare(R0, true, &LOCAL.to_ne_bytes())
     }
 
+    /// Goes on only if the way back to the packet's source does not leave by the link that it came in by.
+    pub fn came_astray(self) -> Self {
+        const OUTPUT_LINK: u32 = 1;
+        const SOURCE_AND_INPUT_LINK: u32 = 1 | 8;
+        let rule = self.with("fib", |w| {
+            w.number(1, R0);
+            w.number(2, OUTPUT_LINK);
+            w.number(3, SOURCE_AND_INPUT_LINK);
+        });
+        rule.compare(R0, true, &[0; 4])
+    }
+
     /// Goes on only if the register is equal (or is not equal) to these bytes.
     pub fn compare(self, register: u32, is_equal: bool, bytes: &[u8]) -> Self {
         self.compare_as(register, u32::from(!is_equal), bytes)
