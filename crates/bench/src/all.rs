@@ -86,9 +86,9 @@ async fn measure(command: Command, found: &mut Found) -> Result<()> {
         Command::Figures(args) => figures(&args, found).await,
         Command::Dns(_) | Command::Proxy(_) => bail!("these run before there are threads"),
         Command::Up(args) => with_cluster(&args, rows, async |_, _| Ok(())).await,
-        Command::All(args) if args.cluster.is_empty() => all(&args, &args.target, rows).await,
+        Command::All(args) if args.up.cluster.is_empty() => all(&args, &args.target, rows).await,
         Command::All(args) => {
-            with_cluster(&args.up(), rows, async |cluster, rows| {
+            with_cluster(&args.up, rows, async |cluster, rows| {
                 let kubeconfig = Some(cluster.kubeconfig());
                 let target = Target { kubeconfig, server_pids: vec![cluster.pid()?], ..Target::default() };
                 all(&args, &target, rows).await

@@ -234,7 +234,7 @@ pub struct Up {
 
     /// The command that starts the cluster. `{data}` stands for that directory, in which it writes `kubeconfig`;
     /// without it `--data-dir DIR` is added at the end.
-    #[arg(last = true, required = true)]
+    #[arg(last = true)]
     pub cluster: Vec<String>,
 }
 
@@ -283,40 +283,11 @@ pub struct Figures {
     #[arg(long, default_value_t = 50)]
     pub answers: u32,
 
-    /// As for `up`.
-    #[arg(long, default_value_t = 60)]
-    pub idle_secs: u64,
-
-    /// As for `up`.
-    #[arg(long, default_value_t = 5)]
-    pub settle_secs: u64,
-
-    /// As for `up`.
-    #[arg(long)]
-    pub setup: Option<String>,
-
-    /// As for `up`.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-
-    /// As for `up`.
-    #[arg(last = true)]
-    pub cluster: Vec<String>,
+    #[command(flatten)]
+    pub up: Up,
 }
 
 impl Figures {
-    /// The part that concerns the cluster's start.
-    pub fn up(&self) -> Up {
-        Up {
-            idle_secs: self.idle_secs,
-            settle_secs: self.settle_secs,
-            ready_secs: 60,
-            setup: self.setup.clone(),
-            data: self.data.clone(),
-            cluster: self.cluster.clone(),
-        }
-    }
-
     /// The part that concerns started pods.
     pub fn pods(&self) -> PodOptions {
         PodOptions {
@@ -367,44 +338,12 @@ pub struct All {
     #[arg(long, default_value_t = 30)]
     pub burst: u32,
 
-    /// As for `up`.
-    #[arg(long, default_value_t = 60)]
-    pub idle_secs: u64,
-
-    /// As for `up`.
-    #[arg(long, default_value_t = 5)]
-    pub settle_secs: u64,
-
-    /// As for `up`.
-    #[arg(long, default_value_t = 60)]
-    pub ready_secs: u64,
-
-    /// As for `up`.
-    #[arg(long)]
-    pub setup: Option<String>,
-
-    /// As for `up`.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-
-    /// As for `up`; without it `--kubeconfig` names a running server.
-    #[arg(last = true)]
-    pub cluster: Vec<String>,
+    /// Without a command `--kubeconfig` names a running server.
+    #[command(flatten)]
+    pub up: Up,
 }
 
 impl All {
-    /// The part that concerns the cluster's start.
-    pub fn up(&self) -> Up {
-        Up {
-            idle_secs: self.idle_secs,
-            settle_secs: self.settle_secs,
-            ready_secs: self.ready_secs,
-            setup: self.setup.clone(),
-            data: self.data.clone(),
-            cluster: self.cluster.clone(),
-        }
-    }
-
     /// A load on one kind.
     pub fn load(&self, kind: Kind, count: u32) -> Load {
         Load { target: self.target.clone(), kind, clients: self.clients, count, objects: self.count }

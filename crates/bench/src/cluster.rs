@@ -14,19 +14,19 @@ use crate::{
 
 /// Starts the cluster, measures, and stops it; figures that were measured before a failure are in `figures`.
 pub async fn run(args: &Figures, figures: &mut Vec<Figure>) -> Result<()> {
-    eprintln!("    cluster: start, {} s idle", args.idle_secs);
-    let (cluster, ready) = Cluster::start(&args.up()).await?;
+    eprintln!("    cluster: start, {} s idle", args.up.idle_secs);
+    let (cluster, ready) = Cluster::start(&args.up).await?;
     figures.extend(start_figures(&ready));
-    let idle = cluster.idle(&args.up()).await?;
+    let idle = cluster.idle(&args.up).await?;
     let usage = idle.usage();
-    let share = 100.0 * usage.cpu_secs / args.idle_secs.max(1) as f64;
+    let share = 100.0 * usage.cpu_secs / args.up.idle_secs.max(1) as f64;
     let memory = usage.pss_kb as f64 / 1024.0;
     figures.push(Figure::ours(
         "idle memory, all processes (PSS)",
         vec![at_most(80.0, " MB", 1)],
         vec![memory],
     ));
-    let work = format!("idle CPU over {} s, share of a core", args.idle_secs);
+    let work = format!("idle CPU over {} s, share of a core", args.up.idle_secs);
     figures.push(Figure::ours(work, vec![at_most(1.0, " %", 2)], vec![share]));
     let target = Target {
         kubeconfig: Some(cluster.kubeconfig()),

@@ -11,6 +11,8 @@ use anyhow::{Result, ensure};
 use corten_sys::process::PidFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::process::paths_in;
+
 /// Where cgroups are mounted: version 2 here, or each hierarchy of version 1 in a directory of its own.
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -47,8 +49,8 @@ fn ended(process: &PidFd) -> Result<()> {
 }
 
 fn cgroups(mount: &Path, root: &str, uid: &str) -> Vec<PathBuf> {
-    let hierarchies = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
-    let pods = [mount.to_owned()].into_iter().chain(hierarchies).map(|at| at.join(root).join("kubepods"));
+    let roots = [mount.to_owned()].into_iter().chain(paths_in(mount));
+    let pods = roots.map(|at| at.join(root).join("kubepods"));
     let pod = format!("pod{uid}");
     pods.flat_map(|pods| CLASSES.map(|class| pods.join(class).join(&pod)))
         .filter(|dir| dir.is_dir())
@@ -57,8 +59,7 @@ fn cgroups(mount: &Path, root: &str, uid: &str) -> Vec<PathBuf> {
 
 /// Of the pod itself and of its containers.
 fn pids(dir: &Path) -> Vec<i32> {
-    let containers = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = [dir.to_owned()].into_iter().chain(containers).map(|dir| dir.join("cgroup.procs"));
+    let files = [dir.to_owned()].into_iter().chain(paths_in(dir)).map(|dir| dir.join("cgroup.procs"));
     let text: String = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }

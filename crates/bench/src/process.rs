@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs,
     ops::Sub,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -51,6 +52,11 @@ pub fn usage(roots: &[u32]) -> Usage {
         total.processes += 1;
     }
     total
+}
+
+/// What lies in a directory; nothing where it cannot be read, or is gone by now.
+pub fn paths_in(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn tree(roots: &[u32]) -> BTreeSet<u32> {

@@ -21,6 +21,7 @@ use crate::{
     args::Target,
     http::Connection,
     pki::Pki,
+    process::paths_in,
     up::{TRY_AGAIN, log_tail, try_readyz},
 };
 
@@ -142,7 +143,8 @@ impl Server {
         Ok(vec![
             format!("--etcd-servers=http://127.0.0.1:{store}"),
             "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
+            // Nobody reaches it through a service, and an address on loopback cannot be advertised as one.
+            "--endpoint-reconciler-type=none".to_owned(),
             format!("--secure-port={port}"),
             format!("--cert-dir={}", self.dir.path().display()),
             format!("--client-ca-file={}", file("ca.crt", pki.ca.pem())?),
@@ -192,9 +194,7 @@ impl Server {
     }
 
     fn logs(&self) -> String {
-        let entries = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
-        let logs =
-            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let logs = paths_in(self.dir.path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
         logs.map(|path| format!("{}:\n{}", path.display(), log_tail(&path))).collect::<Vec<_>>().join("\n")
     }
 }

@@ -101,6 +101,10 @@ impl Session {
         }
         let path = format!("/api/v1/namespaces/{}", self.namespace);
         connection.send(Method::DELETE, &path, None).await?.ok().context("cannot remove the namespace")?;
+        if self.bare {
+            // Without controllers nobody ends it.
+            return Ok(());
+        }
         let gone = |status: StatusCode| status == StatusCode::NOT_FOUND;
         if !self.wait(&mut connection, &path, REMOVAL_WAIT, gone).await? {
             eprintln!("namespace {} is still there, the server has been asked to remove it", self.namespace);
