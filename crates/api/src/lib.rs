@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod cbor;
 pub mod discovery;
+pub mod duration;
 pub mod field;
 pub mod json;
 pub mod kind;

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
+use corten_api::duration;
 use corten_apiserver::{AuditConfig, AuthorizationMode, Config, ServiceAccountKeys, ServingCert, User};
 use ipnet::IpNet;
-
-use crate::args::duration;
 
 const HEADING: &str = "kube-apiserver";
 /// Names that `--feature-gates` may say, one a line.
@@ -109,10 +108,10 @@ pub struct KubeArgs {
     #[arg(long, value_name = "API=BOOL", value_delimiter = ',')]
     pub runtime_config: Vec<String>,
     /// How long events are kept.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub event_ttl: Option<Duration>,
     /// Longest time for one request.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub request_timeout: Option<Duration>,
     /// Most requests at once that read.
     #[arg(long, value_name = "N")]

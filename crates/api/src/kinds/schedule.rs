@@ -20,7 +20,6 @@ const FIELDS: [Field; 5] = [
     Field { low: 0, high: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] },
 ];
 const WORDS: &[&str] = &["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"];
-const UNITS: &[&str] = &["ns", "us", "\u{b5}s", "ms", "s", "m", "h"];
 
 /// What is wrong with the schedule, if anything.
 pub(super) fn error(schedule: &str) -> Option<String> {
@@ -44,38 +43,11 @@ fn descriptor(schedule: &str, word: &str) -> Option<String> {
         return None;
     }
     match word.strip_prefix("every ") {
-        Some(duration) if is_duration(duration) => None,
-        Some(duration) => Some(format!(
-            "failed to parse duration {schedule}: time: invalid duration {}",
-            crate::field::Quoted::quoted(duration)
-        )),
+        Some(every) => crate::duration::nanos(every)
+            .err()
+            .map(|why| format!("failed to parse duration {schedule}: {why}")),
         None => Some(format!("unrecognized descriptor: {schedule}")),
     }
-}
-
-/// `1h30m`, `1.5s`
-fn is_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    if rest.is_empty() {
-        return false;
-    }
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (digits, tail) = rest.split_at(number);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        if !digits.contains(|c: char| c.is_ascii_digit())
-            || digits.matches('.').count() > 1
-            || !UNITS.contains(&unit)
-        {
-            return false;
-        }
-        rest = tail;
-    }
-    true
 }
 
 fn check(range: &str, field: &Field) -> Result<(), String> {

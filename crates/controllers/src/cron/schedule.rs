@@ -45,9 +45,9 @@ impl Schedule {
             other => other,
         };
         if let Some(every) = text.strip_prefix("@every ") {
-            return duration(every.trim())
-                .map(Schedule::Every)
-                .ok_or_else(|| format!("bad duration {every}"));
+            return corten_api::duration::nanos(every)
+                .map(|nanos| Schedule::Every(Duration::from_nanos(nanos.max(0).unsigned_abs())))
+                .map_err(|why| format!("failed to parse duration {text}: {why}"));
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = fields[..] else {
@@ -138,26 +138,6 @@ fn set(field: &str, low: u32, high: u32, names: &[&str], base: u32) -> Result<u6
         bits = (first..=last).step_by(step).fold(bits, |bits, n| bits | 1 << n);
     }
     Ok(bits)
-}
-
-/// Go's durations: `1h30m`, `90s`.
-fn duration(text: &str) -> Option<Duration> {
-    let (mut seconds, mut digits) = (0f64, String::new());
-    for c in text.chars() {
-        let unit = match c {
-            'h' => 3600.0,
-            'm' => 60.0,
-            's' => 1.0,
-            _ => {
-                digits.push(c);
-                continue;
-            }
-        };
-        seconds += digits.parse::<f64>().ok()? * unit;
-        digits.clear();
-    }
-    let whole = digits.is_empty() && (1.0..1e9).contains(&seconds);
-    whole.then(|| Duration::from_secs(seconds as u64))
 }
 
 #[cfg(test)]
