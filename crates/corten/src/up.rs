@@ -95,6 +95,8 @@ impl Cluster {
             .with_context(|| format!("cannot listen on {}", self.args.listen))?;
         let address = listener.local_addr()?;
         let api = self.api_server(address)?;
+        // Before anybody watches: who has no role yet is refused, and pauses before the next try.
+        api.bootstrap().await.map_err(|status| anyhow!("bootstrap: {}", status.message))?;
         // The kubelet has its port before anybody can ask the API server for a log.
         let informers = self.informers(&api);
         let node = match with {
@@ -103,7 +105,6 @@ impl Cluster {
         };
         self.write_kubeconfigs(address)?;
         self.serve(&api, listener, parts)?;
-        api.bootstrap().await.map_err(|status| anyhow!("bootstrap: {}", status.message))?;
         self.keep_service(&api, address.port(), parts);
         self.say(format_args!("API server ready at https://{address}"));
         self.publish_layout(&api).await?;
