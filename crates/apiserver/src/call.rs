@@ -222,7 +222,7 @@ pub(crate) fn prefix(kind: &Kind) -> String {
 /// Where one object rests.
 pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> String {
     match kind.scope {
-        Scope::Namespaced => format!("{}{namespace}/{name}", prefix(kind)),
-        Scope::Cluster => format!("{}{name}", prefix(kind)),
+        Scope::Namespaced => format!("/registry/{}/{namespace}/{name}", kind.storage_prefix),
+        Scope::Cluster => format!("/registry/{}/{name}", kind.storage_prefix),
     }
 }

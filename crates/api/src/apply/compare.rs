@@ -62,6 +62,12 @@ struct Levels {
 }
 
 impl Levels {
+    /// Where one side is empty, all of the other is added or removed.
+    fn with_room(old: usize, new: usize) -> Self {
+        let room = |count, other| if other == 0 { Level::with_capacity(count) } else { Level::default() };
+        Levels { added: room(new, old), modified: Level::default(), removed: room(old, new) }
+    }
+
     fn push(&mut self, element: PathElement, found: Found) {
         let Comparison { added, modified, removed } = found.below;
         let parts = [
@@ -149,9 +155,10 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Found {
 fn maps<N: Node>(old: Option<&Object>, new: Option<&Object>, node: N) -> Result<Found, String> {
     let none = Object::default();
     let both = old.is_some() && new.is_some();
-    let mut levels = Levels::default();
+    let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
+    let mut levels = Levels::with_room(old.len(), new.len());
     let mut error = None;
-    zip(old.unwrap_or(&none), new.unwrap_or(&none), |key, old, new| {
+    zip(old, new, |key, old, new| {
         let zero = || if both { node.zero(key) } else { None };
         let (old, new) = (old.or_else(zero), new.or_else(zero));
         if error.is_some() || old == new {
@@ -185,10 +192,10 @@ fn items<N: Node>(list: Option<&Vec<Value>>, node: N) -> Result<Vec<(PathElement
 
 fn lists<N: Node>(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, node: N) -> Result<Found, String> {
     let Some(item) = node.item() else { return Ok(Found::default()) };
-    let (old, new) = (items(old, node)?, items(new, node)?);
-    let mut levels = Levels::default();
+    let (mut old, mut new) = (items(old, node)?, items(new, node)?);
+    let mut levels = Levels::with_room(old.len(), new.len());
     let same_key = |(a, _): &(PathElement, &Value), (b, _): &(PathElement, &Value)| a == b;
-    let (mut old, mut new) = (old.chunk_by(same_key).peekable(), new.chunk_by(same_key).peekable());
+    let (mut old, mut new) = (old.chunk_by_mut(same_key).peekable(), new.chunk_by_mut(same_key).peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => break,
@@ -199,8 +206,9 @@ fn lists<N: Node>(old: Option<&Vec<Value>>, new: Option<&Vec<Value>>, node: N) -
         let a = if order.is_le() { old.next() } else { None }.unwrap_or_default();
         let b = if order.is_ge() { new.next() } else { None }.unwrap_or_default();
         let found = items_of_one_key(a, b, item)?;
-        if let Some((element, _)) = a.first().or(b.first()) {
-            levels.push(element.clone(), found);
+        if let Some((element, _)) = a.first_mut().or(b.first_mut()) {
+            // Nobody looks at the items of this key again.
+            levels.push(std::mem::replace(element, PathElement::Index(0)), found);
         }
     }
     Ok(Found { below: levels.finish(), ..Found::default() })

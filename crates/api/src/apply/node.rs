@@ -123,7 +123,8 @@ pub(super) trait Node: Copy {
             let given = fields.get(name).cloned();
             given.or_else(|| self.item().and_then(|item| item.key_default(name)))
         };
-        let mut key: Vec<_> = keys.iter().filter_map(|name| Some((name.clone(), value(name)?))).collect();
+        let mut key = Vec::with_capacity(keys.len());
+        key.extend(keys.iter().filter_map(|name| Some((name.clone(), value(name)?))));
         if key.is_empty() {
             let names: Vec<_> = keys.iter().map(|k| format!("\"{k}\"")).collect();
             return Err(format!(

@@ -40,30 +40,29 @@ impl PathElement {
 
     /// The spelling of FieldsV1.
     pub fn to_field(&self) -> String {
-        let mut text = String::new();
+        let mut text = Vec::new();
         self.spell(&mut text);
-        text
+        String::from_utf8(text).expect("names and JSON are UTF-8")
     }
 
     /// Appends the spelling of FieldsV1.
-    pub fn spell(&self, text: &mut String) {
+    pub(super) fn spell(&self, text: &mut Vec<u8>) {
         match self {
             PathElement::Field(name) => {
-                text.push_str("f:");
-                text.push_str(name);
+                text.extend_from_slice(b"f:");
+                text.extend_from_slice(name.as_bytes());
             }
             PathElement::Key(fields) => {
-                let fields = fields.iter().cloned().collect::<crate::Object>();
-                text.push_str("k:");
-                text.push_str(&json::to_string(&Value::Object(fields)));
+                text.extend_from_slice(b"k:");
+                json::write_fields(fields.iter().map(|(name, value)| (name, value)), text);
             }
             PathElement::Value(value) => {
-                text.push_str("v:");
-                text.push_str(&json::to_string(value));
+                text.extend_from_slice(b"v:");
+                json::write(value, text);
             }
             PathElement::Index(index) => {
-                text.push_str("i:");
-                text.push_str(&index.to_string());
+                text.extend_from_slice(b"i:");
+                text.extend_from_slice(index.to_string().as_bytes());
             }
         }
     }

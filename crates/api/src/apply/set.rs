@@ -216,14 +216,15 @@ impl Set {
 
     /// Writes FieldsV1; all its names are slices of one text.
     pub fn to_fields_v1(&self) -> Value {
-        let (mut text, mut ends) = (String::with_capacity(1024), Vec::with_capacity(64));
+        let (mut text, mut ends) = (Vec::with_capacity(1024), Vec::with_capacity(64));
         self.spell(&mut text, &mut ends);
+        let text = String::from_utf8(text).expect("names and JSON are UTF-8");
         let mut names = Names { text: text.into(), ends: ends.into_iter(), at: 0 };
         Value::Object(self.write(false, &mut names))
     }
 
     /// The names of all elements one behind the other, and where each ends.
-    fn spell(&self, text: &mut String, ends: &mut Vec<usize>) {
+    fn spell(&self, text: &mut Vec<u8>, ends: &mut Vec<usize>) {
         for entry in &self.entries {
             entry.element.spell(text);
             ends.push(text.len());
@@ -313,6 +314,10 @@ pub(super) struct Level {
 }
 
 impl Level {
+    pub fn with_capacity(entries: usize) -> Self {
+        Level { entries: Vec::with_capacity(entries) }
+    }
+
     pub fn leaf(&mut self, element: PathElement) {
         self.entries.push(Entry { element, member: true, children: Set::default() });
     }

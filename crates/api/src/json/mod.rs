@@ -4,4 +4,5 @@ mod parse;
 mod write;
 
 pub use parse::{MAX_DEPTH, MAX_DUPLICATES, Strict, SyntaxError, parse, parse_strict, parse_text};
+pub(crate) use write::write_fields;
 pub use write::{to_string, to_vec, write};

@@ -34,18 +34,21 @@ pub fn write(value: &Value, out: &mut Vec<u8>) {
             }
             out.push(b']');
         }
-        Value::Object(fields) => {
-            out.push(b'{');
-            for (i, (key, item)) in fields.iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                write_key(key, out);
-                write(item, out);
-            }
-            out.push(b'}');
-        }
+        Value::Object(fields) => write_fields(fields.iter(), out),
     }
+}
+
+/// Appends the fields of an object, braces included.
+pub(crate) fn write_fields<'v>(fields: impl Iterator<Item = (&'v Str, &'v Value)>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (i, (key, item)) in fields.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_key(key, out);
+        write(item, out);
+    }
+    out.push(b'}');
 }
 
 fn write_key(key: &Str, out: &mut Vec<u8>) {

@@ -128,8 +128,8 @@ fn of_container(warnings: &mut Vec<String>, container: &Value, path: &Path<'_>) 
     for (i, variable) in env.iter().enumerate() {
         let name = text(variable, "name");
         // One that is made of its former self is meant to hide it.
-        let extends = text(variable, "value").contains(&format!("$({name})"));
-        if !extends && env[..i].iter().any(|other| text(other, "name") == name) {
+        let extends = || text(variable, "value").contains(&format!("$({name})"));
+        if env[..i].iter().any(|other| text(other, "name") == name) && !extends() {
             let (place, name) = (list.index(i), name.quoted());
             warnings.push(format!(
                 "{place}: hides previous definition of {name}, which may be dropped when using apply"
