@@ -180,11 +180,31 @@ impl Graph {
             let owners = self.nodes.get(dependent).into_iter().flat_map(|n| &n.owners);
             owners.into_iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
         };
-        let blocking: Vec<Uid> = self.dependents_of(uid).filter(blocks).collect();
-        if blocking.is_empty() {
+        if !self.dependents_of(uid).any(|d| blocks(&d) && !self.waits_for(&d, uid)) {
             return Step::LetGo;
         }
-        Step::DeleteDependents(self.dependents_of(uid).collect())
+        // Those that end already come back by themselves when they are gone; asking for them again would never rest.
+        let stays = |dependent: &Uid| self.nodes.get(dependent).is_some_and(|n| !n.ends);
+        match self.dependents_of(uid).filter(stays).collect::<Vec<_>>() {
+            none if none.is_empty() => Step::Keep,
+            dependents => Step::DeleteDependents(dependents),
+        }
+    }
+
+    /// Does this object wait for `other` to go, itself or through what it waits for? Then `other` must not wait for it:
+    /// a circle of owners would stay for ever.
+    fn waits_for(&self, uid: &str, other: &str) -> bool {
+        let (mut seen, mut next) = (HashSet::new(), vec![uid.to_owned()]);
+        while let Some(uid) = next.pop() {
+            let waits = self.nodes.get(&uid).is_some_and(|n| n.foreground);
+            if uid == other {
+                return true;
+            }
+            if waits && seen.insert(uid.clone()) {
+                next.extend(self.dependents_of(&uid));
+            }
+        }
+        false
     }
 
     fn by_owners(&self, uid: &str, node: &Node, absent: &HashSet<Uid>) -> Step {
@@ -259,6 +279,25 @@ mod tests {
         assert_eq!(g.plan("left", &none), Step::Keep);
         assert_eq!(g.plan("alone", &none), Step::LetGo);
         assert_eq!(g.plan("never seen", &none), Step::Keep);
+    }
+
+    #[test]
+    fn circles_of_owners_come_to_an_end() {
+        let (none, wait) = (HashSet::new(), Some(FOREGROUND));
+        // c owns a, a owns b, b owns c; the last of them has just learned that it ends.
+        let g = graph(&[("a", &["c"], wait), ("b", &["a"], wait), ("c", &["b"], None)]);
+        assert_eq!(g.plan("a", &none), Step::Keep, "b ends already");
+        assert_eq!(g.plan("b", &none), Step::DeleteDependents(vec!["c".into()]));
+        assert_eq!(g.plan("c", &none), Step::Delete { foreground: true });
+        let g = graph(&[("a", &["c"], wait), ("b", &["a"], wait), ("c", &["b"], wait)]);
+        for member in ["a", "b", "c"] {
+            assert_eq!(g.plan(member, &none), Step::LetGo, "{member}");
+        }
+        let g = graph(&[("a", &["b"], wait), ("b", &["a"], wait), ("x", &["a"], wait), ("y", &["x"], None)]);
+        assert_eq!(g.plan("a", &none), Step::Keep, "x is outside of the circle");
+        assert_eq!(g.plan("b", &none), Step::LetGo);
+        let own = graph(&[("a", &["a"], wait)]);
+        assert_eq!(own.plan("a", &none), Step::LetGo);
     }
 
     #[test]
