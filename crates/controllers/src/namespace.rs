@@ -6,7 +6,7 @@ use std::time::Duration;
 use corten_client::{Change, Key};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::discovery::{ApiCapabilities, Scope, verbs};
 use kube::{Api, Discovery};
 use serde_json::json;
@@ -67,8 +67,15 @@ async fn reconcile(cluster: &Cluster, key: Key) -> Result<Option<Duration>, NotE
 async fn empty(cluster: &Cluster, namespace: &str) -> Result<(), NotEmpty> {
     let discovery = Discovery::new(cluster.client.clone()).run().await?;
     let kinds = discovery.groups().flat_map(|g| g.recommended_resources());
+    let mut kinds: Vec<_> = kinds.filter(|(_, can)| is_ours(can)).map(|(resource, _)| resource).collect();
+    let is_pods = |r: &ApiResource| r.group.is_empty() && r.plural == "pods";
+    kinds.sort_by_key(|r| !is_pods(r));
     let mut remaining = Vec::new();
-    for (resource, _) in kinds.filter(|(_, can)| is_ours(can)) {
+    for resource in kinds {
+        // Pods may need the rest (policies, secrets) as long as they run: it stays until they are gone.
+        if !is_pods(&resource) && remaining.iter().any(|what: &String| what.starts_with("pods has")) {
+            break;
+        }
         let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, &resource);
         let left = empty_kind(&api).await?;
         if left > 0 {
