@@ -418,7 +418,9 @@ fn answer(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Answ
         info.verb,
         "get" | "list" | "watch" | "create" | "update" | "patch" | "delete" | "deletecollection"
     );
-    let mut answer = media::negotiate(&accept(headers), views)?;
+    // Reviews are questions, not things: upstream has no columns or metadata of them to show.
+    let review = matches!(info.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io");
+    let mut answer = media::negotiate(&accept(headers), views && !review)?;
     answer.pretty = answer.pretty || wants_pretty(headers, query);
     Ok(answer)
 }

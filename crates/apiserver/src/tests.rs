@@ -303,6 +303,30 @@ async fn status_is_apart() {
 }
 
 #[tokio::test]
+async fn metadata_through_the_status() {
+    let server = TestServer::start().await;
+    let template =
+        r#""template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+    let deployment = format!(r#"{{"selector":{{"matchLabels":{{"a":"b"}}}},{template}}}"#);
+    let ingress = r#"{"defaultBackend":{"service":{"name":"a","port":{"number":80}}}}"#;
+    let level = r#"{"type":"Limited","limited":{"limitResponse":{"type":"Reject"}}}"#;
+    // (collection, spec, whether annotations and labels follow)
+    for (path, spec, annotations, labels) in [
+        ("/apis/networking.k8s.io/v1/namespaces/default/ingresses", ingress, true, true),
+        ("/apis/apps/v1/namespaces/default/deployments", deployment.as_str(), true, false),
+        ("/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations", level, false, false),
+    ] {
+        let made = server.ask("POST", path, format!(r#"{{"metadata":{{"name":"o"}},"spec":{spec}}}"#)).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let merge = [("content-type", "application/merge-patch+json")];
+        let patch = r#"{"metadata":{"annotations":{"x":"y"},"labels":{"x":"y"}},"status":{}}"#;
+        let status = server.ask_with("PATCH", &format!("{path}/o/status"), &merge, patch).await.json();
+        let has = |field: &str| status["metadata"][field]["x"] == "y";
+        assert_eq!((has("annotations"), has("labels")), (annotations, labels), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
 async fn generated_names_and_missing_namespaces() {
     let server = TestServer::start().await;
     let body = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"g-"}}"#;
@@ -527,6 +551,8 @@ async fn who_may_what() {
         "{}",
         answer.text
     );
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    assert_eq!(server.ask_with("POST", path, &table, review).await.code, 406);
     let as_bob = server.ask_with("GET", PODS, &[("impersonate-user", "bob")], "").await;
     assert_eq!(as_bob.code, 403);
     let who = server.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}").await.json();

@@ -96,12 +96,29 @@ fn is_namespace(call: &Call) -> bool {
     call.kind.group.is_empty() && call.kind.plural == "namespaces"
 }
 
-/// The stored object with the candidate's resource version and managed fields. Core kinds also let labels, annotations and
-/// finalizers through their status, as upstream's strategies do (kubelets annotate nodes that way).
+/// Groups whose objects let nothing of their metadata be changed through their status; custom resources are the same.
+const STATUS_ALONE: &[&str] = &[
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "resource.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+];
+
+/// The stored object with the candidate's resource version and managed fields. Most kinds also let labels, annotations and
+/// finalizers through their status, as upstream's strategies do (kubelets annotate nodes that way); deployments keep their
+/// labels.
 fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
-    let core: &[&'static str] = &["resourceVersion", "managedFields", "labels", "annotations", "finalizers"];
-    let fields = if call.kind.group.is_empty() { core } else { &core[..2] };
+    let all: &[&'static str] = &["resourceVersion", "managedFields", "annotations", "finalizers", "labels"];
+    let (group, plural) = (call.kind.group.as_ref(), call.kind.plural.as_ref());
+    let fields = match group {
+        _ if STATUS_ALONE.contains(&group) || !is_built_in(group) => &all[..2],
+        "apps" if plural == "deployments" => &all[..4],
+        _ => all,
+    };
     let from = object.get("metadata").unwrap_or(&Value::Null);
     let into = meta::metadata(&mut kept);
     for field in fields {
@@ -113,6 +130,11 @@ fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
         }
     }
     kept
+}
+
+/// Built-in groups have no dot (`apps`) or are Kubernetes' own.
+fn is_built_in(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io")
 }
 
 fn take_in_spec(call: &Call, object: &mut Value, old: &Value, field: &'static str) {
