@@ -113,7 +113,7 @@ const STATUS_ALONE: &[&str] = &[
 fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
     let mut kept = old.clone();
     let all: &[&'static str] = &["resourceVersion", "managedFields", "annotations", "finalizers", "labels"];
-    let (group, plural) = (call.kind.group.as_ref(), call.kind.plural.as_ref());
+    let (group, plural) = (&*call.kind.group, &*call.kind.plural);
     let fields = match group {
         _ if STATUS_ALONE.contains(&group) || !is_built_in(group) => &all[..2],
         "apps" if plural == "deployments" => &all[..4],
