@@ -46,7 +46,7 @@ fn the_javascript_client() {
 
 #[test]
 fn client_go() {
-    assert!(passes("client-go", tool("go-client"), &[], &[]).contains("ok leader election"));
+    assert!(passes("client-go", tool("go/clients"), &[], &[]).contains("ok leader election"));
 }
 
 /// The same dynamic client, which then speaks CBOR wherever the server does.
@@ -55,7 +55,7 @@ fn client_go_with_cbor() {
     let gates =
         ["KUBE_FEATURE_ClientsAllowCBOR", "KUBE_FEATURE_ClientsPreferCBOR"].map(|gate| (gate, "true".into()));
     assert!(
-        passes("client-go-cbor", tool("go-client"), &["cbor".into()], &gates)
+        passes("client-go-cbor", tool("go/clients"), &["cbor".into()], &gates)
             .contains("ok dynamic client in CBOR")
     );
 }
