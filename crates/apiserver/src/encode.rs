@@ -15,6 +15,7 @@ use crate::call::Call;
 use crate::media::{Answer, Format, Shape};
 use crate::read::Page;
 use crate::stored::{self, Head};
+use crate::subresources::is_built_in;
 use crate::watch::{frame, frame_value};
 
 /// Answers above this are compressed where the client takes it (upstream's bound).
@@ -48,7 +49,8 @@ fn tree(call: &Call, code: u16, object: Value) -> Result<Response<Body>> {
     let object = edged(call, object);
     let shown = match call.answer.shape {
         Shape::Object => object,
-        Shape::Partial | Shape::PartialList => partial(object),
+        Shape::Partial => partial(object),
+        Shape::PartialList => return Err(other_number(call)),
         Shape::Table(version) => {
             let metadata = table_metadata(&object);
             table(call, version, &[object], metadata, true)?
@@ -273,6 +275,23 @@ fn zip_next(pieces: &mut Pieces, zip: &mut Option<GzEncoder<Vec<u8>>>) -> Option
     }
 }
 
+/// 406: the metadata of one object was asked for where there is a list, or that of a list where there is one object. Upstream names
+/// its own type, in the package that is called as the group begins.
+fn other_number(call: &Call) -> Box<Status> {
+    let (asked, is, kind, custom) = match call.answer.shape {
+        Shape::PartialList => ("PartialObjectMetadataList", "not a list", &call.kind.kind, "Unstructured"),
+        _ => ("PartialObjectMetadata", "a list", &call.kind.list_kind, "UnstructuredList"),
+    };
+    let what = match call.kind.group.split('.').next().unwrap_or_default() {
+        _ if !is_built_in(&call.kind.group) => format!("unstructured.{custom}"),
+        "" | "events" => format!("core.{kind}"),
+        "internal" => format!("apiserverinternal.{kind}"),
+        first => format!("{first}.{kind}"),
+    };
+    let message = format!("you requested {asked}, but the requested object is {is} (*{what})");
+    Status::new(406, "NotAcceptable", message)
+}
+
 fn tree_list(call: &Call, page: Page) -> Result<Response<Body>> {
     let metadata = list_metadata(&page);
     let trees = page.entries.iter().map(|e| Ok(edged(call, stored::tree(&e.value, e.mod_revision)?)));
@@ -283,7 +302,8 @@ fn tree_list(call: &Call, page: Page) -> Result<Response<Body>> {
             return respond(call, 200, to_bytes(call.answer, &table)?);
         }
         Shape::Object => (call.kind.list_kind.as_ref(), call.api_version(), trees),
-        Shape::Partial | Shape::PartialList => {
+        Shape::Partial => return Err(other_number(call)),
+        Shape::PartialList => {
             let items = trees.into_iter().map(partial).collect();
             ("PartialObjectMetadataList", "meta.k8s.io/v1".to_owned(), items)
         }

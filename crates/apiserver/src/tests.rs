@@ -524,6 +524,19 @@ async fn tables_and_partial_metadata() {
     let partial = server.ask_with("GET", MAPS, &accept, "").await.json();
     assert_eq!(partial["kind"], "PartialObjectMetadataList");
     assert!(partial["items"][0]["data"].is_null());
+    // One object's metadata is not that of a list, and the other way round.
+    let of_one =
+        [("accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json")];
+    let refused = server.ask_with("GET", MAPS, &of_one, "").await;
+    let why = "you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)";
+    assert_eq!((refused.code, refused.json()["message"].as_str()), (406, Some(why)));
+    let refused = server.ask_with("GET", &format!("{MAPS}/m"), &accept, "").await;
+    let why =
+        "you requested PartialObjectMetadataList, but the requested object is not a list (*core.ConfigMap)";
+    assert_eq!((refused.code, refused.json()["message"].as_str()), (406, Some(why)));
+    let events = "/apis/events.k8s.io/v1/events";
+    let refused = server.ask_with("GET", events, &of_one, "").await;
+    assert!(refused.text.contains("(*core.EventList)"), "{}", refused.text);
 }
 
 #[tokio::test]

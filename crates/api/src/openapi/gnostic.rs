@@ -1,14 +1,17 @@
-//! The second version in gnostic's protobuf form: what kubectl and Helm ask for before they turn to JSON.
+//! Documents in gnostic's protobuf form. Version 2 is what kubectl and Helm ask for before they turn to JSON; version 3 has its
+//! tables in `gnostic_v3.rs`.
 //!
 //! The tables below are the wire format of `openapi.v2.Document`; the walk knows nothing of OpenAPI. Values that may be
 //! anything (`default`, extensions) travel as YAML text, for which JSON will do.
 
 use crate::{Object, Value, json};
 
-use Shape::{Any, Count, Each, Flag, Named, Number, One, Parameter, SchemaOrFlag, Text, Wrap};
+use Shape::{
+    Any, Count, Default, Each, Flag, Named, Number, One, OrFlag, OrReference, Parameter, Text, Wrap,
+};
 
 /// How a JSON value stands on the wire.
-enum Shape {
+pub(super) enum Shape {
     /// A string.
     Text,
     /// A boolean.
@@ -28,16 +31,20 @@ enum Shape {
     /// A message with one entry (name 1, value 2) a key of the object, in the field of that number.
     Named(u32, &'static Shape),
     /// `additionalProperties`: a schema (1) or a boolean (2).
-    SchemaOrFlag,
+    OrFlag(&'static Shape),
+    /// The message itself (1) or a reference to one (2).
+    OrReference(&'static Message),
+    /// A plain value: a number (1), a boolean (2) or a string (3); others have no place.
+    Default,
     /// A parameter of an operation, which is of another type for every place it may stand in.
     Parameter,
 }
 
 /// The fields of a message by their JSON names.
-struct Message {
-    fields: &'static [(&'static str, u32, Shape)],
+pub(super) struct Message {
+    pub fields: &'static [(&'static str, u32, Shape)],
     /// The number of the field for names that begin with `x-`.
-    extensions: u32,
+    pub extensions: u32,
 }
 
 static DOCUMENT: Message = Message {
@@ -152,7 +159,7 @@ static SCHEMA: Message = Message {
         ("minProperties", 18, Count),
         ("required", 19, Each(&Text)),
         ("enum", 20, Each(&Any)),
-        ("additionalProperties", 21, SchemaOrFlag),
+        ("additionalProperties", 21, OrFlag(&One(&SCHEMA))),
         ("type", 22, Wrap(1, &Text)),
         ("items", 23, Wrap(1, &One(&SCHEMA))),
         ("allOf", 24, Each(&One(&SCHEMA))),
@@ -166,10 +173,15 @@ const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 
-/// The document in protobuf; what the tables do not name is left out.
-pub(super) fn encode(document: &Value) -> Vec<u8> {
+/// The document of version 2 in protobuf; what the tables do not name is left out.
+pub(super) fn encode(value: &Value) -> Vec<u8> {
+    document(&DOCUMENT, value)
+}
+
+/// A whole document, by its table.
+pub(super) fn document(of: &Message, value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
-    message(&mut out, &DOCUMENT, document);
+    message(&mut out, of, value);
     out
 }
 
@@ -228,13 +240,13 @@ fn field(out: &mut Vec<u8>, number: u32, shape: &Shape, value: &Value) {
             varint(out, value.as_i64().unwrap_or(0) as u64);
         }
         Number => {
-            let number_of = |value: &Value| match value {
+            let double = match value {
                 Value::Int(n) => *n as f64,
                 Value::Float(n) => *n,
                 _ => 0.0,
             };
             tag(out, number, FIXED64);
-            out.extend_from_slice(&number_of(value).to_le_bytes());
+            out.extend_from_slice(&double.to_le_bytes());
         }
         Any => nested(out, number, |out| bytes(out, 2, json::to_string(value).as_bytes())),
         Each(shape) => {
@@ -249,9 +261,19 @@ fn field(out: &mut Vec<u8>, number: u32, shape: &Shape, value: &Value) {
                 entry(out, *inner, name, shape, value);
             }
         }),
-        SchemaOrFlag => nested(out, number, |out| match value {
+        OrFlag(shape) => nested(out, number, |out| match value {
             Value::Bool(_) => field(out, 2, &Flag, value),
-            _ => field(out, 1, &One(&SCHEMA), value),
+            _ => field(out, 1, shape, value),
+        }),
+        OrReference(of) => nested(out, number, |out| match value.get("$ref") {
+            Some(name) => nested(out, 2, |out| field(out, 1, &Text, name)),
+            None => field(out, 1, &One(of), value),
+        }),
+        Default => nested(out, number, |out| match value {
+            Value::Int(_) | Value::Float(_) => field(out, 1, &Number, value),
+            Value::Bool(_) => field(out, 2, &Flag, value),
+            Value::String(_) => field(out, 3, &Text, value),
+            _ => {}
         }),
         Parameter => nested(out, number, |out| nested(out, 1, |out| parameter(out, value))),
     }

@@ -6,6 +6,7 @@
 //! kind table.
 
 mod gnostic;
+mod gnostic_v3;
 mod paths;
 mod schemas;
 
@@ -72,7 +73,7 @@ fn hash(kinds: &Snapshot, version: &str, key: &str) -> String {
     format!("{:X}", hash.finalize())
 }
 
-/// Documents made so far; as many as there are group versions, and two.
+/// Documents made so far; twice as many as there are group versions, and two.
 #[derive(Debug, Default)]
 pub struct Documents {
     made: Mutex<Made>,
@@ -87,11 +88,16 @@ struct Made {
 impl Documents {
     /// `GET /openapi/v3/KEY`: the document of `api/v1` or `apis/GROUP/VERSION`; `None` for what is not served.
     pub fn v3(&self, kinds: &Arc<Snapshot>, version: &str, key: &str) -> Option<Document> {
-        let (group, api_version) = parse_key(key)?;
-        if !discovery::versions(kinds, group).iter().any(|v| v == api_version) {
-            return None;
-        }
+        let (group, api_version) = served(kinds, key)?;
         Some(self.get(kinds, version, key, || json::to_vec(&v3_document(kinds, version, group, api_version))))
+    }
+
+    /// The same in gnostic's protobuf, under the same hash.
+    pub fn v3_protobuf(&self, kinds: &Arc<Snapshot>, version: &str, key: &str) -> Option<Document> {
+        let (group, api_version) = served(kinds, key)?;
+        let make = || gnostic_v3::encode(&v3_document(kinds, version, group, api_version));
+        let document = self.get(kinds, version, &format!("{key}.pb"), make);
+        Some(Document { hash: hash(kinds, version, key), ..document })
     }
 
     /// `GET /openapi/v3`: where the documents are.
@@ -135,6 +141,12 @@ impl Documents {
         }
         document
     }
+}
+
+/// The group and version of a key, where they are served.
+fn served<'k>(kinds: &Snapshot, key: &'k str) -> Option<(&'k str, &'k str)> {
+    let (group, version) = parse_key(key)?;
+    discovery::versions(kinds, group).iter().any(|v| v == version).then_some((group, version))
 }
 
 /// `api/v1` and `apis/apps/v1` as group and version.

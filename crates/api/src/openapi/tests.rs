@@ -61,6 +61,20 @@ fn version_2_speaks_protobuf() {
 }
 
 #[test]
+fn version_3_speaks_protobuf() {
+    let (kinds, documents) = (KindTable::default().snapshot(), Documents::default());
+    let document = documents.v3_protobuf(&kinds, "v1.37.0", "apis/apps/v1").expect("served");
+    assert!(document.body.starts_with(b"\x0a\x053.0.0\x12"));
+    let has = |text: &[u8]| document.body.windows(text.len()).any(|part| part == text);
+    assert!(has(b"/apis/apps/v1/namespaces/{namespace}/deployments/{name}\x12"));
+    assert!(has(b"#/components/schemas/io.k8s.api.apps.v1.DeploymentSpec"));
+    assert!(has(b"\x0a\x1fx-kubernetes-group-version-kind\x12"));
+    let json = documents.v3(&kinds, "v1.37.0", "apis/apps/v1").expect("served");
+    assert_eq!(document.hash, json.hash, "it is the same document");
+    assert!(documents.v3_protobuf(&kinds, "v1.37.0", "apis/apps/v9").is_none());
+}
+
+#[test]
 fn what_kubectl_looks_for() {
     let (kinds, documents) = (KindTable::default().snapshot(), Documents::default());
     let document = parse(&documents.v3(&kinds, "v1.37.0", "api/v1").expect("served"));

@@ -133,7 +133,7 @@ fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
 }
 
 /// Built-in groups have no dot (`apps`) or are Kubernetes' own.
-fn is_built_in(group: &str) -> bool {
+pub(crate) fn is_built_in(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")
 }
 
