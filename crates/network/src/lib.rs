@@ -7,8 +7,7 @@
 //! duplicates: a second family costs a pod's start a few netlink messages and no waiting.
 //!
 //! Everything put on the host carries the cluster's name, so that several clusters share one machine and
-//! [`PodNetwork::teardown`] finds what it must remove. Links, addresses, routes and rules go through netlink; only
-//! network policies go through the `nft` program (`nft -f -`, one transaction a change).
+//! [`PodNetwork::teardown`] finds what it must remove. Everything goes through netlink, one transaction a change.
 
 mod addresses;
 mod firewall;
@@ -16,6 +15,7 @@ mod links;
 mod local;
 mod network;
 mod peers;
+mod policies;
 mod routes;
 mod rules;
 mod types;

@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use crate::addresses::{Addresses, Record, gateway, gateway_v6};
-use crate::firewall::{self, Firewall};
+use crate::firewall::Firewall;
 use crate::links::{self, Veth};
 use crate::peers::{self, LinkChanges, Own, Peer, Uplink};
+use crate::policies;
 use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
 use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
@@ -143,13 +144,8 @@ impl PodNetwork {
         if known.as_ref() == Some(&firewall) {
             return Ok(());
         }
-        let cluster = &self.inner.config.cluster_name;
-        let commands = (!firewall.is_empty()).then(|| firewall::change(cluster, known.as_ref(), &firewall));
-        *known = None;
-        match commands {
-            Some(commands) => firewall::apply(&commands).await?,
-            None => rules::apply(firewall::removal(cluster))?,
-        }
+        let old = known.take();
+        rules::apply(policies::change(&self.inner.config.cluster_name, old.as_ref(), &firewall))?;
         *known = Some(firewall);
         Ok(())
     }
@@ -269,7 +265,7 @@ impl PodNetwork {
         let _order = self.inner.rules.lock().await;
         rules::apply(rules::removal(&self.inner.config.cluster_name))?;
         *self.inner.firewall.lock().await = None;
-        rules::apply(firewall::removal(&self.inner.config.cluster_name))?;
+        rules::apply(policies::removal(&self.inner.config.cluster_name))?;
         let dir = &self.inner.config.state_dir;
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

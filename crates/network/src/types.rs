@@ -122,7 +122,7 @@ pub enum NetworkError {
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
-    /// The kernel (or the `nft` program) refused rules.
+    /// The kernel refused rules.
     #[error("nftables: {0}")]
     Nft(String),
     /// A file or system call failed.

@@ -3,10 +3,10 @@
 use corten_sys::netfilter::{Changes, Socket, nft};
 use tokio::io::unix::AsyncFd;
 
+use crate::policies;
 use crate::types::NetworkError;
 
-/// `NFPROTO_INET`, `NFPROTO_IPV4`.
-const INET: u8 = 1;
+/// `NFPROTO_IPV4`: every cluster has pods of this family, and who removes tables removes those of both.
 const IP: u8 = 2;
 
 /// Tells of tables that somebody removed.
@@ -28,7 +28,7 @@ impl TableChanges {
 
     /// Waits until a table of ours may be gone. A table that is written anew goes, too: [`are_missing`] tells.
     pub async fn next(&mut self) -> Result<(), NetworkError> {
-        let tables = [self.cluster.clone(), policies(&self.cluster)];
+        let tables = [self.cluster.clone(), policies::table_name(&self.cluster)];
         loop {
             let mut ready = self.changes.readable().await.map_err(NetworkError::io("changes of nftables"))?;
             let taken = self.changes.get_ref().take(|changed| {
@@ -42,16 +42,12 @@ impl TableChanges {
     }
 }
 
-fn policies(cluster: &str) -> String {
-    format!("{cluster}-policy")
-}
-
 /// Is one of our tables not there? That of policies counts where there are policies.
 pub(crate) fn are_missing(cluster: &str, has_policies: bool) -> Result<bool, NetworkError> {
     let look = || -> corten_sys::Result<bool> {
         let socket = Socket::open()?;
         let is_missing = !nft::has_table(&socket, IP, cluster)?;
-        Ok(is_missing || (has_policies && !nft::has_table(&socket, INET, &policies(cluster))?))
+        Ok(is_missing || (has_policies && !nft::has_table(&socket, IP, &policies::table_name(cluster))?))
     };
     look().map_err(|error| NetworkError::Nft(error.to_string()))
 }
