@@ -3,6 +3,7 @@
 //! [`peers`] and [`plan`] are pure; around them stand two loops that wake on watches (and on links that come up) and hand the whole
 //! wanted state to [`PodNetwork`], which changes only what differs. The network itself knows no Kubernetes.
 
+mod fresh;
 mod peers;
 mod plan;
 mod policies;
@@ -17,6 +18,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::fresh::Fresh;
 
 pub use plan::{View, plan};
 
@@ -48,10 +51,12 @@ pub struct Me {
 pub async fn run(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) {
     let Seen { nodes, policies, selected } = seen;
     let changed = Arc::new(Notify::new());
+    let fresh = Fresh::new(changed.clone());
+    network.set_guard(Arc::new(fresh.clone()));
     let work = async {
         tokio::join!(
             peers::follow(&network, &nodes, &me.node),
-            policies::enforce(&network, &policies, selected, &me, &changed),
+            policies::enforce(&network, &policies, selected, &me, &changed, &fresh),
             repair(&network, &changed),
         )
     };

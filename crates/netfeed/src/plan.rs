@@ -12,10 +12,14 @@ use corten_client::selector::matches;
 use corten_network::{Allow, Direction, Firewall, Ports, Protocol, Remote};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
+
+use crate::fresh::{Addresses, uids};
 
 /// What a plan is made from.
 #[derive(Debug, Default)]
@@ -30,6 +34,8 @@ pub struct View<'a> {
     pub node: &'a str,
     /// Addresses of a cluster DNS without pods.
     pub dns: &'a [IpAddr],
+    /// Addresses that pods of this node were given and that the API may not know yet, by the pods' uids.
+    pub given: Option<&'a BTreeMap<String, Vec<IpAddr>>>,
 }
 
 /// What policies see of a pod.
@@ -42,8 +48,9 @@ pub(crate) struct Member {
     node: Option<String>,
 }
 
-/// `None` for pods that policies do not see: without an address, over, or on the host's network.
-pub(crate) fn member(pod: &Pod) -> Option<Member> {
+/// `None` for pods that policies do not see: without an address, over, or on the host's network. `given` has addresses that the API
+/// may not know yet.
+pub(crate) fn member(pod: &Pod, given: Option<&Addresses>) -> Option<Member> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
     let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     if over || spec.host_network == Some(true) {
@@ -52,6 +59,8 @@ pub(crate) fn member(pod: &Pod) -> Option<Member> {
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let mut addresses: Vec<IpAddr> =
         listed.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
+    let given = given.into_iter().flat_map(|given| uids(pod).filter_map(|uid| given.get(uid)));
+    addresses.extend(given.flatten().copied());
     addresses.sort();
     addresses.dedup();
     let sidecars =
@@ -92,7 +101,7 @@ fn dns_member(addresses: &[IpAddr]) -> Member {
 
 /// The rules of `view.node`.
 pub fn plan(view: &View<'_>) -> Firewall {
-    let mut members: Vec<Member> = view.pods.iter().filter_map(|pod| member(pod)).collect();
+    let mut members: Vec<Member> = view.pods.iter().filter_map(|pod| member(pod, view.given)).collect();
     if !view.dns.is_empty() {
         members.push(dns_member(view.dns));
     }
@@ -101,6 +110,11 @@ pub fn plan(view: &View<'_>) -> Firewall {
         plan.policy(policy);
     }
     plan.firewall
+}
+
+/// Does a policy choose a pod of its own namespace with these labels?
+pub(crate) fn chooses(policy: &NetworkPolicySpec, labels: Option<&BTreeMap<String, String>>) -> bool {
+    policy.pod_selector.as_ref().is_none_or(|selector| matches(selector, labels))
 }
 
 struct Plan<'a> {
@@ -128,13 +142,11 @@ impl<'a> Plan<'a> {
         else {
             return;
         };
-        let all = LabelSelector::default();
-        let selector = spec.pod_selector.as_ref().unwrap_or(&all);
         let here = self
             .members
             .iter()
             .filter(|m| m.namespace == namespace && m.node.as_deref() == Some(self.view.node));
-        let pods: Vec<&Member> = here.filter(|m| matches(selector, m.labels.as_ref())).collect();
+        let pods: Vec<&Member> = here.filter(|m| chooses(spec, m.labels.as_ref())).collect();
         if pods.is_empty() {
             return;
         }

@@ -48,7 +48,7 @@ fn firewall(policies: &[Arc<NetworkPolicy>], pods: &[Arc<Pod>]) -> Firewall {
         .map(|namespace| Arc::new(serde_json::from_value(namespace).unwrap()))
         .collect();
     let dns = [IpAddr::from([10, 96, 0, 10])];
-    plan(&View { policies, pods, namespaces: &namespaces, node: NODE, dns: &dns })
+    plan(&View { policies, pods, namespaces: &namespaces, node: NODE, dns: &dns, given: None })
 }
 
 /// Does the first packet of a connection pass? What the kernel does with the rules, in short.
@@ -218,5 +218,26 @@ fn what_cannot_be_read_allows_nothing() {
     for block in [json!({ "cidr": "x" }), json!({ "cidr": "0.0.0.0/0", "except": ["y"] })] {
         let spec = json!({ "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": block }] }] });
         assert_eq!(reach(&firewall(&[policy("x/p", spec)], &pods()), 2, 80), Vec::<u8>::new());
+    }
+}
+
+#[test]
+fn a_pod_that_was_just_given_its_address_is_guarded() {
+    let fresh = changed(&pod("x/new", 9, json!({})), |pod| {
+        pod.metadata.uid = Some("u".into());
+        pod.status = Some(Default::default());
+    });
+    let deny = policy("x/deny", json!({ "podSelector": {} }));
+    let given = BTreeMap::from([("u".to_owned(), vec![IpAddr::from([10, 1, 0, 9])])]);
+    for (given, count) in [(None, 0), (Some(&given), 1)] {
+        let view = View {
+            policies: std::slice::from_ref(&deny),
+            pods: std::slice::from_ref(&fresh),
+            namespaces: &[],
+            node: NODE,
+            dns: &[],
+            given,
+        };
+        assert_eq!(plan(&view).pods.len(), count);
     }
 }

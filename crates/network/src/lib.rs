@@ -25,5 +25,7 @@ pub use firewall::{Allow, Direction, Firewall, Ports, Remote};
 pub use local::hold_addresses;
 pub use network::PodNetwork;
 pub use peers::{DEFAULT_VNI, LinkChanges, Peer, Transport, Uplink};
-pub use types::{Attachment, NetworkConfig, NetworkError, PodIps, PortMapping, Protocol};
+pub use types::{
+    Admitted, Attachment, Guard, NetworkConfig, NetworkError, PodIps, PodName, PortMapping, Protocol,
+};
 pub use watch::TableChanges;

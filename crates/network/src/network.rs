@@ -15,7 +15,7 @@ use crate::peers::{self, LinkChanges, Own, Peer, Uplink};
 use crate::policies;
 use crate::routes::{self, Route, Way};
 use crate::rules::{self, RuleNames};
-use crate::types::{Attachment, NetworkConfig, NetworkError, PodIps};
+use crate::types::{Attachment, Guard, NetworkConfig, NetworkError, PodIps};
 use crate::watch::{self, TableChanges};
 
 /// Longest cluster name that leaves room for the bridge's digit and the kernel's 15 characters.
@@ -35,6 +35,7 @@ const VETH_PREFIX: usize = 6;
 /// let ips = network
 ///     .attach(corten_network::Attachment {
 ///         sandbox_id: "8c1f".into(),
+///         pod: corten_network::PodName::default(),
 ///         netns: "/run/netns/8c1f".into(),
 ///         port_mappings: vec![],
 ///     })
@@ -63,6 +64,8 @@ struct Inner {
     peers: tokio::sync::Mutex<Option<BTreeSet<Peer>>>,
     /// The network policies that the kernel has; `None` when that is not known.
     firewall: tokio::sync::Mutex<Option<Firewall>>,
+    /// Asked before a pod starts.
+    guard: OnceLock<Arc<dyn Guard>>,
     /// One rule change at a time, so that a rebuild does not lose a pod that is just being added.
     rules: tokio::sync::Mutex<()>,
 }
@@ -82,6 +85,7 @@ impl PodNetwork {
                 mtu: OnceCell::new(),
                 peers: tokio::sync::Mutex::new(None),
                 firewall: tokio::sync::Mutex::new(None),
+                guard: OnceLock::new(),
                 rules: tokio::sync::Mutex::new(()),
                 config,
             }),
@@ -109,6 +113,11 @@ impl PodNetwork {
     /// first `attach`: pods' links are made so small that their packets fit into a tunnel.
     pub fn join(&self, uplink: Uplink) {
         let _ = self.inner.uplink.set(uplink);
+    }
+
+    /// From now on `guard` is asked about every pod before it starts; the first one stays.
+    pub fn set_guard(&self, guard: Arc<dyn Guard>) {
+        let _ = self.inner.guard.set(guard);
     }
 
     /// Leads to the pods of exactly these other nodes; the node itself may be among them. Needs `join` and a pod CIDR.
@@ -197,7 +206,11 @@ impl PodNetwork {
             }
             return Err(error);
         }
-        Ok(record.ips(self.inner.config.prefers_v6))
+        let ips = record.ips(self.inner.config.prefers_v6);
+        if let Some(guard) = self.inner.guard.get() {
+            guard.admit(&attachment.pod, &ips).await;
+        }
+        Ok(ips)
     }
 
     /// Removes what `attach` made, from recorded state; succeeds when there is nothing to remove.

@@ -30,10 +30,32 @@ pub struct NetworkConfig {
 pub struct Attachment {
     /// The CRI sandbox id.
     pub sandbox_id: String,
+    /// Whose sandbox it is.
+    pub pod: PodName,
     /// Where the sandbox's network namespace is bound.
     pub netns: PathBuf,
     /// Ports of the node that lead to the pod.
     pub port_mappings: Vec<PortMapping>,
+}
+
+/// What the kubelet calls the pod when it speaks with the runtime; for the guard only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// What [`Guard::admit`] returns.
+pub type Admitted<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Somebody who is asked about every pod that got its addresses, before anything runs in it.
+pub trait Guard: Send + Sync {
+    /// Returns when the pod may start; waits for a bounded time only.
+    fn admit<'a>(&'a self, pod: &'a PodName, ips: &'a PodIps) -> Admitted<'a>;
 }
 
 /// One hostPort.

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_network::{Attachment, PodIps, PortMapping, Protocol};
+use corten_network::{Attachment, PodIps, PodName, PortMapping, Protocol};
 use corten_sys::cgroups::Cgroups;
 use corten_sys::mounts::Mounts;
 use corten_sys::namespaces::{self, Kind};
@@ -101,11 +101,17 @@ async fn bring_up(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<Vec<String
     }
     let attachment = Attachment {
         sandbox_id: sandbox.id.clone(),
+        pod: pod_name(&config),
         netns: sandbox.dir.join("ns/net"),
         port_mappings: config.port_mappings.iter().map(port_mapping).collect::<Result<_>>()?,
     };
     let PodIps { primary, additional } = node.config.network.attach(attachment).await?;
     Ok([primary].into_iter().chain(additional).map(|ip| ip.to_string()).collect())
+}
+
+fn pod_name(config: &PodSandboxConfig) -> PodName {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    PodName { namespace: metadata.namespace, name: metadata.name, uid: metadata.uid }
 }
 
 /// Namespaces, /dev/shm and the files below /etc.

@@ -157,3 +157,42 @@ fn the_cluster_dns_is_allowed_as_everywhere() {
     );
     settles("names again", &[(&x, "web", "db", true)]);
 }
+
+#[test]
+fn a_pod_is_guarded_from_its_first_packet() {
+    const FRESH: usize = 6;
+    let (x, y) = (cluster().namespace("policy-first"), cluster().namespace("policy-first-2"));
+    let db = server(&x, "db", "app=db");
+    let http = format!("{db}:8080");
+    server(&y, "web", "app=web");
+    settles("before", &[(&y, "web", &http, true)]);
+    policy(&y, "none", json!({ "podSelector": {}, "policyTypes": ["Egress"] }));
+    settles("no way out", &[(&y, "web", &http, false)]);
+    // These ask with their first breath, and end; where nobody forbids it, with success.
+    asks(&x, "allowed", &http);
+    let names: Vec<String> = (0..FRESH).map(|n| format!("fresh-{n}")).collect();
+    names.iter().for_each(|name| asks(&y, name, &http));
+    assert_eq!(ends(&x, "allowed"), "Succeeded");
+    for name in &names {
+        assert_eq!(ends(&y, name), "Failed", "{name} got an answer: {}", y.kubectl(&["logs", name]).stdout);
+    }
+}
+
+/// A pod that asks once and ends.
+fn asks(ns: &Namespace<'_>, name: &str, to: &str) {
+    let url = format!("http://{to}/hostname");
+    let command = ["testserver", "get", "--timeout", "2", &url];
+    let container = json!({ "name": "c", "image": "corten.local/testserver:1", "command": command });
+    let spec =
+        json!({ "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container] });
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": spec });
+    ns.create_from(&pod.to_string());
+}
+
+/// The phase in which the pod ends.
+fn ends(ns: &Namespace<'_>, name: &str) -> String {
+    eventually("the end of the question", || {
+        let phase = ns.get(&format!("pod/{name}"))["status"]["phase"].as_str().unwrap_or_default().to_owned();
+        ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
+    })
+}

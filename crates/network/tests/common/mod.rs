@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use corten_network::{Attachment, NetworkConfig, PortMapping, Protocol};
+use corten_network::{Attachment, NetworkConfig, PodName, PortMapping, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
 
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,7 +122,7 @@ pub fn dual_config(dir: &Path) -> NetworkConfig {
 }
 
 pub fn attachment(id: &str, pod: &Pod, port_mappings: Vec<PortMapping>) -> Attachment {
-    Attachment { sandbox_id: id.into(), netns: pod.path(), port_mappings }
+    Attachment { sandbox_id: id.into(), pod: PodName::default(), netns: pod.path(), port_mappings }
 }
 
 pub fn tcp(host_port: u16, container_port: u16, host_ip: Option<Ipv4Addr>) -> PortMapping {
