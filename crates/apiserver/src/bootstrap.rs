@@ -49,8 +49,20 @@ impl ApiServer {
         let mut all: Vec<Wanted> = NAMESPACES.iter().map(|name| namespace(name)).collect();
         all.push(priority_class("system-node-critical", 2_000_001_000));
         all.push(priority_class("system-cluster-critical", 2_000_000_000));
+        all.push(self.service_ranges());
         all.extend(self.kubernetes_objects());
         all
+    }
+
+    /// The ranges that the server was started with, as an object (upstream's default ServiceCIDR).
+    fn service_ranges(&self) -> Wanted {
+        let cidrs: Vec<String> = self.config().service_cidrs.iter().map(ToString::to_string).collect();
+        let object = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": cidrs}
+        });
+        // A second range may be added; others than those of the first start are refused, and that is told in the log.
+        Wanted { collection: "/apis/networking.k8s.io/v1/servicecidrs".into(), object, keep: true }
     }
 
     /// Makes an object where it is missing, and puts right what has drifted where it is to be kept.

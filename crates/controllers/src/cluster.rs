@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Client;
@@ -121,6 +122,8 @@ informers! {
     "Endpoints." endpoints: Endpoints;
     "Cluster roles." cluster_roles: ClusterRole;
     "Endpoint slices." endpoint_slices: EndpointSlice;
+    "Ranges of services' addresses." service_cidrs: ServiceCIDR;
+    "Addresses of services." ip_addresses: IPAddress;
 }
 
 impl Cluster {

@@ -31,6 +31,8 @@ pub mod pods;
 pub mod quota;
 pub mod replica;
 pub mod service_account;
+mod service_cidr;
+mod service_ips;
 pub mod shell;
 pub mod stateful;
 pub mod token_cleaner;
@@ -68,6 +70,8 @@ pub async fn run(client: Client, informers: Informers, config: Config, stop: Can
         pod_gc::run(&cluster),
         quota::run(&cluster),
         service_account::run(&cluster),
+        service_cidr::run(&cluster),
+        service_ips::run(&cluster),
         stateful::run(&cluster),
         token_cleaner::run(&cluster),
         replica::run::<k8s_openapi::api::apps::v1::ReplicaSet>(&cluster),

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 /// Answers that must all be right before something counts as working.
 const SAMPLES: usize = 20;
 
+/// What takes a second; on a busy machine it may take much more.
+const LONG: Duration = Duration::from_secs(150);
+
 fn service(name: &str, spec: Value) -> String {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}).to_string()
 }
@@ -363,4 +366,55 @@ fn without_a_pool_load_balancers_are_at_the_nodes() {
             .contains("of the nodes is held by service at-nodes/one")
             .then_some(())
     });
+}
+
+#[test]
+fn addresses_are_objects_and_ranges_may_be_added() {
+    let ns = cluster().namespace("addresses");
+    let namespace = ns.name.clone();
+    let ports = json!([{"port": 80, "targetPort": 9376}]);
+    let default = ns.kubectl(&["get", "servicecidr", "kubernetes", "-o", "json"]).json();
+    eventually("the cluster's own range is ready", || is_range_ready(&ns, "kubernetes"));
+    ns.create_from(&service("one", json!({"ports": ports})));
+    let ip = virtual_ip(&ns, "one");
+    let own = default["spec"]["cidrs"][0].as_str().unwrap();
+    assert_eq!(own.split('.').next(), ip.split('.').next(), "{own} {ip}");
+    let parent = |ip: &str| {
+        let object = ns.kubectl(&["get", "ipaddress", ip, "-o", "json"]);
+        object.success().then(|| object.json()["spec"]["parentRef"].clone())
+    };
+    let of = |name: &str| json!({"resource": "services", "namespace": namespace, "name": name});
+    within(LONG, "the address is an object", || parent(&ip).filter(|parent| *parent == of("one")));
+    // Who takes it away by mistake gets another one.
+    ns.kubectl(&["delete", "ipaddress", &ip]).ok();
+    within(LONG, "the object is there again", || parent(&ip).filter(|parent| *parent == of("one")));
+    ns.kubectl(&["delete", "svc", "one"]).ok();
+    within(LONG, "it goes with its service", || parent(&ip).is_none().then_some(()));
+
+    let more = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "more"}, "spec": {"cidrs": ["198.51.100.16/28"]}});
+    let two =
+        service("two", json!({"clusterIP": "198.51.100.21", "selector": {"app": "two"}, "ports": ports}));
+    let refused = ns.kubectl_with(&["create", "-f", "-"], &two);
+    assert!(refused.err().contains("the provided network does not match the current range"), "{refused}");
+    ns.create_from(&more.to_string());
+    within(LONG, "the range is ready", || is_range_ready(&ns, "more"));
+    ns.create_from(&two);
+    ns.create_from(&deployment("two", "two", 9376, 1));
+    rolled_out(&ns, "deployment/two");
+    answering("198.51.100.21:80", 1);
+    within(LONG, "this address is an object, too", || parent("198.51.100.21").filter(|p| *p == of("two")));
+
+    ns.kubectl(&["delete", "servicecidr", "more", "--wait=false"]).ok();
+    within(LONG, "the range waits for its last address", || {
+        let ready = field(&ns, "servicecidr/more", ".status.conditions[?(@.type=='Ready')].reason");
+        (ready == "Terminating").then_some(())
+    });
+    ns.kubectl(&["delete", "svc", "two"]).ok();
+    within(LONG, "the range goes", || (!ns.kubectl(&["get", "servicecidr", "more"]).success()).then_some(()));
+}
+
+fn is_range_ready(ns: &Namespace<'_>, name: &str) -> Option<()> {
+    let ready = field(ns, &format!("servicecidr/{name}"), ".status.conditions[?(@.type=='Ready')].status");
+    (ready == "True").then_some(())
 }

@@ -74,12 +74,14 @@ pub(crate) struct Allocation {
     new: Vec<Held>,
     /// Held before and not any more: free when it went through.
     old: Vec<Held>,
+    /// Ranges beside the server's own.
+    more: Vec<Addresses>,
     now_ms: i64,
 }
 
 impl Allocation {
     fn new(taken: &Arc<Mutex<Taken>>, now_ms: i64) -> Self {
-        Allocation { taken: Some(taken.clone()), new: Vec::new(), old: Vec::new(), now_ms }
+        Allocation { taken: Some(taken.clone()), new: Vec::new(), old: Vec::new(), more: Vec::new(), now_ms }
     }
 
     /// Ends the write: it went through, or it did not and what it took is free again.
@@ -144,20 +146,28 @@ impl Allocator {
         if lock(&self.taken).doubtful.iter().any(|(_, at)| now_ms - at > DOUBT_MS) {
             self.repair(server).await?;
         }
-        match self.attempt(now_ms, object, old) {
+        match self.attempt(now_ms, object, old, Vec::new()) {
             Ok(allocation) => Ok(allocation),
-            // What stands in the way may be a leftover.
+            // What stands in the way may be a leftover, and there may be more ranges than the server's own.
             Err(_) => {
                 self.repair(server).await?;
-                self.attempt(now_ms, object, old)
+                let more = more_ranges(server).await?;
+                self.attempt(now_ms, object, old, more)
             }
         }
     }
 
     /// Errors leave the object as it was.
-    fn attempt(&self, now_ms: i64, object: &mut Value, old: Option<&Value>) -> Result<Allocation> {
+    fn attempt(
+        &self,
+        now_ms: i64,
+        object: &mut Value,
+        old: Option<&Value>,
+        more: Vec<Addresses>,
+    ) -> Result<Allocation> {
         let before = old.map(holdings).unwrap_or_default();
         let mut allocation = Allocation::new(&self.taken, now_ms);
+        allocation.more = more;
         let mut wanted = object.clone();
         match self.give(&mut wanted, old, &before, &mut allocation) {
             Ok(()) => {
@@ -245,8 +255,9 @@ impl Allocator {
         Ok(())
     }
 
-    fn range(&self, family: &str) -> Option<&Addresses> {
-        self.ranges.iter().find(|range| range.family() == family)
+    /// The ranges of a family, the server's own first.
+    fn ranges<'a>(&'a self, family: &'a str, more: &'a [Addresses]) -> impl Iterator<Item = &'a Addresses> {
+        self.ranges.iter().chain(more).filter(move |range| range.family() == family)
     }
 
     fn this_address(
@@ -261,7 +272,14 @@ impl Allocator {
         if before.contains(&held) {
             return Ok(());
         }
-        self.range(family).ok_or("the provided network does not match the current range")?.check(address)?;
+        let mut checked = Err("the provided network does not match the current range".to_owned());
+        for range in self.ranges(family, &allocation.more) {
+            checked = range.check(address);
+            if checked.is_ok() {
+                break;
+            }
+        }
+        checked?;
         match lock(&self.taken).take(&mut allocation.new, held) {
             true => Ok(()),
             false => Err("provided IP is already allocated".into()),
@@ -270,9 +288,9 @@ impl Allocator {
 
     fn any_address(&self, family: &str, allocation: &mut Allocation) -> Result<Value> {
         let full = || Status::internal("failed to allocate a serviceIP: range is full");
-        let range = self.range(family).ok_or_else(full)?;
         let mut taken = lock(&self.taken);
-        let address = range.any(&taken.held).ok_or_else(full)?;
+        let free = self.ranges(family, &allocation.more).find_map(|range| range.any(&taken.held));
+        let address = free.ok_or_else(full)?;
         taken.take(&mut allocation.new, Held::Address(address));
         Ok(Value::from(address.to_string()))
     }
@@ -359,6 +377,22 @@ impl Allocator {
     }
 }
 
+/// Ranges of ServiceCIDR objects that are Ready and stay. They are read when the server's own ranges do not do.
+async fn more_ranges(server: &ApiServer) -> Result<Vec<Addresses>> {
+    let mut more = Vec::new();
+    for entry in server.list_group("networking.k8s.io", "servicecidrs", "").await? {
+        let object = server.tree(&entry)?;
+        let is_true = |c: &Value| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True";
+        let is_ready = object.items_at(&["status", "conditions"]).iter().any(is_true);
+        if !is_ready || !object.str_at(&["metadata", "deletionTimestamp"]).is_empty() {
+            continue;
+        }
+        let nets = object.items_at(&["spec", "cidrs"]).iter().filter_map(|c| c.as_str()?.parse().ok());
+        more.extend(nets.map(Addresses::new));
+    }
+    Ok(more)
+}
+
 fn is_services(call: &Call) -> bool {
     call.kind.group.is_empty() && call.kind.plural == "services"
 }
@@ -440,6 +474,32 @@ mod tests {
         assert_eq!(ports[0], ports[1], "one number for both protocols");
         assert_eq!(held.len(), 4, "{held:?}");
         assert!(held.iter().all(|one| lock(&allocator.taken).held.contains(one)));
+    }
+
+    #[test]
+    fn more_ranges_are_asked_when_the_own_do_not_do() {
+        let allocator = Allocator::new(["10.0.0.0/30".parse().unwrap()], 30000..=30002);
+        let more = || vec![Addresses::new("10.1.0.0/30".parse().unwrap())];
+        let attempt = |spec: &str, more: Vec<Addresses>| {
+            let mut object = service(spec);
+            let allocation = allocator.attempt(0, &mut object, None, more)?;
+            allocation.end(true);
+            Ok::<_, Box<Status>>(object.str_at(&["spec", "clusterIP"]).to_owned())
+        };
+        assert_eq!(
+            attempt(r#"{"clusterIP":"10.1.0.1","clusterIPs":["10.1.0.1"]}"#, vec![]).unwrap_err().code,
+            422
+        );
+        assert_eq!(
+            attempt(r#"{"clusterIP":"10.1.0.1","clusterIPs":["10.1.0.1"]}"#, more()).unwrap(),
+            "10.1.0.1"
+        );
+        for _ in 0..2 {
+            assert!(attempt("{}", vec![]).unwrap().starts_with("10.0.0."));
+        }
+        assert_eq!(attempt("{}", vec![]).unwrap_err().code, 500);
+        assert_eq!(attempt("{}", more()).unwrap(), "10.1.0.2");
+        assert_eq!(attempt("{}", more()).unwrap_err().code, 500);
     }
 
     #[test]
