@@ -220,10 +220,12 @@ fn health_check(service: &Service, spec: &ServiceSpec, offers: &Offers) -> Optio
     let port = u16::try_from(spec.health_check_node_port?).ok().filter(|p| *p != 0)?;
     let ready = offers.values().flatten().filter(|c| c.is_ready && c.endpoint.is_local);
     let addresses: std::collections::HashSet<IpAddr> = ready.map(|c| c.endpoint.address).collect();
+    // A pod of two families is one endpoint: upstream counts each family by itself.
+    let four = addresses.iter().filter(|address| address.is_ipv4()).count();
     let check = HealthCheck {
         namespace: service.metadata.namespace.clone().unwrap_or_default(),
         service: service.metadata.name.clone().unwrap_or_default(),
-        local_endpoints: addresses.len(),
+        local_endpoints: four.max(addresses.len() - four),
     };
     Some((port, check))
 }

@@ -335,6 +335,16 @@ fn load_balancers_with_policy_local_have_a_health_check() {
     }
 }
 
+#[test]
+fn a_health_check_counts_a_pod_of_two_families_once() {
+    let more = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
+        "clusterIPs": ["10.96.0.7", "fd00::7"]});
+    let mut six = slice("web", "six", http(), endpoints(&["fd00:9::1 @here"]));
+    six.address_type = "IPv6".into();
+    let rules = planned(&[service("web", spec(more))], &[web(&["10.9.0.1 @here"]), six]);
+    assert_eq!(rules.health_checks[&32000].local_endpoints, 1);
+}
+
 /// `web` and `other` want the same external IP and port; `other` is older.
 fn rivals() -> [Service; 2] {
     let with_age = |name, ip: &str, day: &str| {
