@@ -116,10 +116,17 @@ fn load(file: &Path, node: &str) -> Result<Pod, String> {
     parse(&text, &file.to_string_lossy(), node)
 }
 
+/// By way of JSON: a reader of typed objects for each format would be megabytes of program.
+fn read(text: &str) -> Result<Pod, String> {
+    let tree: serde_json::Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let json = serde_json::to_vec(&tree).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&json).map_err(|error| error.to_string())
+}
+
 /// A pod from YAML or JSON, with what upstream's kubelet adds: its name ends with the node's, its uid is a hash of all that
 /// it says and where, annotations tell where it came from, and no taint drives it away.
 fn parse(text: &str, file: &str, node: &str) -> Result<Pod, String> {
-    let mut pod: Pod = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let mut pod = read(text)?;
     let name = pod.metadata.name.clone().filter(|name| !name.is_empty()).ok_or("it has no name")?;
     let spec = pod.spec.as_mut().filter(|spec| !spec.containers.is_empty()).ok_or("it has no containers")?;
     spec.node_name = Some(node.to_owned());
