@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use corten_api::{Result, Status};
+use futures::future::BoxFuture;
 use http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
@@ -26,23 +27,25 @@ impl ApiServer {
     /// they are missing.
     ///
     /// Errors: the store cannot be read or written.
-    pub async fn bootstrap(&self) -> Result<()> {
-        for entry in self.list_raw("services", "").await? {
-            self.allocator().restore(&self.tree(&entry)?);
-        }
-        for wanted in self.wanted_objects() {
-            self.ensure(&wanted).await?;
-        }
-        self.bootstrap_roles().await?;
-        // Together they are one or two commits of the store.
-        let flow = crate::flow::wanted();
-        futures::future::join_all(flow.iter().map(|wanted| self.ensure(wanted)))
-            .await
-            .into_iter()
-            .collect::<Result<Vec<bool>>>()?;
-        self.flow_changed().await?;
-        self.bootstrapped().store(true, Ordering::Release);
-        Ok(())
+    pub fn bootstrap(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            for entry in self.list_raw("services", "").await? {
+                self.allocator().restore(&self.tree(&entry)?);
+            }
+            for wanted in self.wanted_objects() {
+                self.ensure(&wanted).await?;
+            }
+            self.bootstrap_roles().await?;
+            // Together they are one or two commits of the store.
+            let flow = crate::flow::wanted();
+            futures::future::join_all(flow.iter().map(|wanted| self.ensure(wanted)))
+                .await
+                .into_iter()
+                .collect::<Result<Vec<bool>>>()?;
+            self.flow_changed().await?;
+            self.bootstrapped().store(true, Ordering::Release);
+            Ok(())
+        })
     }
 
     fn wanted_objects(&self) -> Vec<Wanted> {

@@ -15,6 +15,8 @@ use crate::authn::Peer;
 use crate::body::{Body, BoxError, boxed};
 use crate::user::User;
 
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// A client side of [`ApiServer`] for one user.
 #[derive(Clone)]
 pub struct InProcess {
@@ -36,7 +38,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -44,7 +46,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let InProcess { server, user } = self.clone();
-        let request = request.map(boxed);
-        Box::pin(async move { Ok(server.handle(request, Peer::InProcess(user)).await) })
+        enter(server, user, request.map(boxed))
     }
+}
+
+/// Apart from the generic call, whose copy in every crate that makes a client would hold the whole pipeline.
+fn enter(server: ApiServer, user: Arc<User>, request: Request<Body>) -> Answer {
+    Box::pin(async move { Ok(server.handle(request, Peer::InProcess(user)).await) })
 }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use corten_store::Watcher;
+use futures::future::BoxFuture;
 use futures::future::select_all;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -38,21 +39,23 @@ impl ApiServer {
     }
 
     /// Keeps the three objects true until `stop`: after each change of theirs and of the address.
-    pub async fn keep_kubernetes_service(&self, stop: CancellationToken) {
-        let mut address = self.advertised_value().subscribe();
-        loop {
-            address.mark_unchanged();
-            // Watched before written: nothing falls between.
-            let watchers = self.watch_kubernetes_objects().await;
-            let mut settled = watchers.len() == KINDS.len();
-            settled &= self.put_right().await;
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = address.changed() => {}
-                () = any_change(watchers) => {}
-                () = tokio::time::sleep(LOOK_AGAIN), if !settled => {}
+    pub fn keep_kubernetes_service(&self, stop: CancellationToken) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut address = self.advertised_value().subscribe();
+            loop {
+                address.mark_unchanged();
+                // Watched before written: nothing falls between.
+                let watchers = self.watch_kubernetes_objects().await;
+                let mut settled = watchers.len() == KINDS.len();
+                settled &= self.put_right().await;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = address.changed() => {}
+                    () = any_change(watchers) => {}
+                    () = tokio::time::sleep(LOOK_AGAIN), if !settled => {}
+                }
             }
-        }
+        })
     }
 
     async fn put_right(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_sys::sockets;
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -53,41 +54,44 @@ impl ApiServer {
     /// Serves until `shutdown`; then watches end, open requests get a few seconds, and the call returns.
     ///
     /// Errors: the certificates are unusable.
-    pub async fn serve_tls(
-        &self,
+    pub fn serve_tls<'a>(
+        &'a self,
         listener: TcpListener,
-        cert: &ServingCert,
+        cert: &'a ServingCert,
         shutdown: CancellationToken,
-    ) -> io::Result<()> {
-        let clients = self.config().client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
-        let tls = TlsAcceptor::from(Arc::new(tls_config(cert, clients.clone())?));
-        // Watchers, above all, whose machine is gone: nobody else would ever ask for them.
-        sockets::ask_whether_peers_live(&listener).map_err(io::Error::other)?;
-        let places = Arc::new(Semaphore::new(self.config().limits.connections));
-        let connections = TaskTracker::new();
-        loop {
-            let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.cancelled() => break,
-            };
-            let Ok((tcp, _)) = accepted else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            };
-            let (server, tls, shutdown) = (self.clone(), tls.clone(), shutdown.clone());
-            let clients = clients.clone();
-            connections.spawn(async move {
-                let _place = place;
-                if let Err(error) = server.serve_connection(tcp, tls, clients, shutdown).await {
-                    tracing::debug!(%error, "connection ended");
-                }
-            });
-        }
-        self.end_watches();
-        connections.close();
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
-        Ok(())
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let clients =
+                self.config().client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
+            let tls = TlsAcceptor::from(Arc::new(tls_config(cert, clients.clone())?));
+            // Watchers, above all, whose machine is gone: nobody else would ever ask for them.
+            sockets::ask_whether_peers_live(&listener).map_err(io::Error::other)?;
+            let places = Arc::new(Semaphore::new(self.config().limits.connections));
+            let connections = TaskTracker::new();
+            loop {
+                let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = shutdown.cancelled() => break,
+                };
+                let Ok((tcp, _)) = accepted else {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                };
+                let (server, tls, shutdown) = (self.clone(), tls.clone(), shutdown.clone());
+                let clients = clients.clone();
+                connections.spawn(async move {
+                    let _place = place;
+                    if let Err(error) = server.serve_connection(tcp, tls, clients, shutdown).await {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                });
+            }
+            self.end_watches();
+            connections.close();
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
+            Ok(())
+        })
     }
 
     async fn serve_connection(

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use kube::Client;
 use kube::client::Body;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::{Config, KubeConfigOptions};
 use tower::{BoxError, Service};
 
+use crate::kubeconfig;
 use crate::link::Link;
 
 /// A client over a tower service that enters the request pipeline after the network; the service carries the identity.
@@ -23,10 +25,12 @@ where
 }
 
 /// A client from a kubeconfig file and its current context.
-pub async fn over_https(kubeconfig: &Path) -> Result<Client, kube::Error> {
-    let file = Kubeconfig::read_from(kubeconfig).map_err(|e| kube::Error::Service(Box::new(e)))?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .map_err(|e| kube::Error::Service(Box::new(e)))?;
-    Ok(Link::open(config)?.client())
+pub fn over_https(kubeconfig: &Path) -> BoxFuture<'_, Result<Client, kube::Error>> {
+    Box::pin(async move {
+        let file = kubeconfig::read(kubeconfig)?;
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .map_err(|e| kube::Error::Service(Box::new(e)))?;
+        Ok(Link::open(config)?.client())
+    })
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::PostParams;
-use kube::{Api, Client};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::Api;
 
 /// Times of an election; upstream's defaults.
 #[derive(Clone, Debug)]
@@ -75,21 +78,24 @@ impl Candidate {
     }
 
     /// Waits until this candidate holds the lease. The token that is returned is cancelled when it is lost.
-    pub async fn lead(self, stop: CancellationToken) -> Option<CancellationToken> {
-        let mut observed = Observed { record: None, changed: Instant::now() };
-        loop {
-            let held = tokio::time::timeout(self.timing.renew_deadline, self.try_hold(&mut observed)).await;
-            if held == Ok(true) {
-                break;
+    pub fn lead(self, stop: CancellationToken) -> BoxFuture<'static, Option<CancellationToken>> {
+        Box::pin(async move {
+            let mut observed = Observed { record: None, changed: Instant::now() };
+            loop {
+                let held =
+                    tokio::time::timeout(self.timing.renew_deadline, self.try_hold(&mut observed)).await;
+                if held == Ok(true) {
+                    break;
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return None,
+                    () = tokio::time::sleep(self.timing.retry) => {}
+                }
             }
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(self.timing.retry) => {}
-            }
-        }
-        let leading = stop.child_token();
-        tokio::spawn(self.keep(observed, stop, leading.clone()));
-        Some(leading)
+            let leading = stop.child_token();
+            tokio::spawn(self.keep(observed, stop, leading.clone()));
+            Some(leading)
+        })
     }
 
     async fn keep(self, mut observed: Observed, stop: CancellationToken, leading: CancellationToken) {

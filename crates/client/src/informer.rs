@@ -4,20 +4,14 @@
 //! into a [`WorkQueue`](crate::WorkQueue) or wake a task. Whoever reads the cache from a handler sees the change already.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Debug;
-use std::hash::Hash;
-use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::ResourceExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::pause::watch_pause;
+use crate::watcher::{self, Feed, Watcher};
+use crate::{Api, Object};
 
 /// Namespace (empty for cluster-scoped objects) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,22 +108,13 @@ impl<K> Clone for Informer<K> {
     }
 }
 
-impl<K> Informer<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone,
-{
+impl<K: Object> Informer<K> {
     /// Starts watching on a task that ends with `stop`. `config` may narrow by label or field selector.
     pub fn start(api: Api<K>, config: watcher::Config, stop: CancellationToken) -> Self {
         let informer = Self::detached();
-        let running = informer.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = running.run(api, config) => {}
-            }
-            running.ended();
-        });
+        let (client, request) = api.into_parts();
+        let feed = Box::new(InformerFeed { informer: informer.clone(), listed: HashSet::new() });
+        spawn(Watcher { client, request, config, feed, version: None }, informer.shared.clone(), stop);
         informer
     }
 
@@ -154,26 +139,6 @@ where
         part
     }
 
-    async fn run(&self, api: Api<K>, config: watcher::Config) {
-        let mut events = pin!(watcher(api, config).backoff(watch_pause()));
-        let mut listed = HashSet::new();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(object)) => {
-                    listed.insert(Key::of(&object));
-                    self.apply(object);
-                }
-                Ok(Event::InitDone) => self.finish_list(&listed),
-                Ok(Event::Apply(object)) => self.apply(object),
-                Ok(Event::Delete(object)) => self.delete(&Key::of(&object)),
-                Err(error) => {
-                    tracing::debug!(kind = %K::kind(&K::DynamicType::default()), %error, "watch broke, retrying")
-                }
-            }
-        }
-    }
-
     fn finish_list(&self, listed: &HashSet<Key>) {
         let vanished: Vec<Key> =
             read(&self.shared.objects).keys().filter(|k| !listed.contains(k)).cloned().collect();
@@ -183,15 +148,9 @@ where
         self.mark_synced();
     }
 
-    /// Nobody will list any more: whoever waits for the first list must not wait for ever.
+    #[cfg(test)]
     fn ended(&self) {
-        self.shared.first_list.send_if_modified(|first| {
-            let awaited = *first == FirstList::Awaited;
-            if awaited {
-                *first = FirstList::Never;
-            }
-            awaited
-        });
+        self.shared.ended();
     }
 
     /// Puts an object into the cache and tells the handlers. `managedFields` are dropped: no component
@@ -269,6 +228,71 @@ where
     /// Says that the cache is complete: for tests that feed it by hand.
     pub fn mark_synced(&self) {
         self.shared.first_list.send_replace(FirstList::Arrived);
+    }
+}
+
+/// Whoever must know that nobody will list any more.
+trait Ended: Send + Sync {
+    fn ended(&self);
+}
+
+impl<K: Object> Ended for Shared<K> {
+    /// Whoever waits for the first list must not wait for ever.
+    fn ended(&self) {
+        self.first_list.send_if_modified(|first| {
+            let awaited = *first == FirstList::Awaited;
+            if awaited {
+                *first = FirstList::Never;
+            }
+            awaited
+        });
+    }
+}
+
+/// One task for all kinds: each kind of future would be a runtime of its own in the program.
+fn spawn(watcher: Watcher, shared: Arc<dyn Ended>, stop: CancellationToken) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watcher.run() => {}
+        }
+        shared.ended();
+    });
+}
+
+/// Reads what is watched into the cache.
+struct InformerFeed<K> {
+    informer: Informer<K>,
+    listed: HashSet<Key>,
+}
+
+impl<K: Object> Feed for InformerFeed<K> {
+    fn list_begins(&mut self) {
+        self.listed.clear();
+    }
+
+    fn listed(&mut self, json: &[u8]) -> serde_json::Result<()> {
+        let object = K::from_json(json)?;
+        self.listed.insert(Key::of(&object));
+        self.informer.apply(object);
+        Ok(())
+    }
+
+    fn list_ends(&mut self) {
+        self.informer.finish_list(&std::mem::take(&mut self.listed));
+    }
+
+    fn changed(&mut self, json: &[u8]) -> serde_json::Result<Option<String>> {
+        let object = K::from_json(json)?;
+        let version = object.resource_version();
+        self.informer.apply(object);
+        Ok(version)
+    }
+
+    fn deleted(&mut self, json: &[u8]) -> serde_json::Result<Option<String>> {
+        let object = K::from_json(json)?;
+        self.informer.delete(&Key::of(&object));
+        Ok(object.resource_version())
     }
 }
 

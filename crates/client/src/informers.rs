@@ -3,16 +3,12 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::Informer;
+use crate::{Api, Informer, Object, watcher};
 
 /// Opens an informer over all objects of a kind at the first question for it, and hands out the same one from then on.
 #[derive(Clone)]
@@ -29,20 +25,12 @@ impl Informers {
     }
 
     /// The informer over all objects of the kind, in all namespaces. Must be called inside a tokio runtime.
-    pub fn get<K>(&self) -> Informer<K>
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Default + Eq + Hash + Clone,
-    {
+    pub fn get<K: Object>(&self) -> Informer<K> {
         self.only("")
     }
 
     /// The informer over the objects that a field selector chooses; the empty one chooses all.
-    pub fn only<K>(&self, fields: &'static str) -> Informer<K>
-    where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Default + Eq + Hash + Clone,
-    {
+    pub fn only<K: Object>(&self, fields: &'static str) -> Informer<K> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (TypeId::of::<K>(), fields);
         let known = open.get(&key).and_then(|informer| informer.downcast_ref::<Informer<K>>());

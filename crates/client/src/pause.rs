@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use tokio::time::Instant;
 
 /// The first pause, about.
 const SHORTEST: Duration = Duration::from_millis(400);
@@ -14,28 +14,42 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Pauses that double from half a second to five seconds, each up to a half shorter by chance, so that many nodes that were cut off
 /// together do not come back in one instant.
-pub fn watch_pause() -> impl Backoff {
-    ResetTimerBackoff::new(Pauses { next: SHORTEST }, FORGOTTEN_AFTER)
+#[derive(Default)]
+pub struct Pauses {
+    next: Option<Duration>,
+    over_at: Option<Instant>,
 }
 
-struct Pauses {
-    next: Duration,
+impl Pauses {
+    /// The pause after a failure at `now`.
+    pub fn after_failure(&mut self, now: Instant) -> Duration {
+        let forgotten = self.over_at.is_none_or(|over| now.duration_since(over) >= FORGOTTEN_AFTER);
+        let longest = self.next.filter(|_| !forgotten).unwrap_or(SHORTEST);
+        self.next = Some((longest * 2).min(LONGEST));
+        let pause = longest.mul_f64(rand::random_range(0.5..=1.0));
+        self.over_at = Some(now + pause);
+        pause
+    }
 }
 
-impl Iterator for Pauses {
+/// The same for a watch of `kube`'s.
+pub fn watch_pause() -> impl kube::runtime::utils::Backoff {
+    Dynamic(Pauses::default())
+}
+
+struct Dynamic(Pauses);
+
+impl Iterator for Dynamic {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST);
-        Some(pause.mul_f64(rand::random_range(0.5..=1.0)))
+        Some(self.0.after_failure(Instant::now()))
     }
 }
 
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.next = SHORTEST;
-    }
+impl kube::runtime::utils::Backoff for Dynamic {
+    /// After each good event; what counts is how long it went well.
+    fn reset(&mut self) {}
 }
 
 #[cfg(test)]
@@ -44,12 +58,16 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound_and_start_anew() {
-        let mut pauses = Pauses { next: SHORTEST };
-        let first: Vec<Duration> = pauses.by_ref().take(10).collect();
+        let (mut pauses, mut now) = (Pauses::default(), Instant::now());
+        let mut first = Vec::new();
+        for _ in 0..10 {
+            let pause = pauses.after_failure(now);
+            first.push(pause);
+            now += pause;
+        }
         assert!(first[0] >= SHORTEST / 2 && first[0] <= SHORTEST);
         assert!(first.iter().all(|pause| *pause <= LONGEST));
         assert!(first[9] >= LONGEST / 2);
-        pauses.reset();
-        assert!(pauses.next().unwrap() <= SHORTEST);
+        assert!(pauses.after_failure(now + FORGOTTEN_AFTER) <= SHORTEST);
     }
 }

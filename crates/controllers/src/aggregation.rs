@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::selector::matches;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 

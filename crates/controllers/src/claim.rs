@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use corten_client::{Api, Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use serde_json::json;
 
 use corten_client::selector;
@@ -65,14 +66,8 @@ pub async fn carry_out<O, K>(
     claims: Claims<K>,
 ) -> Result<Vec<Arc<K>>, kube::Error>
 where
-    O: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug,
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug,
+    O: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
 {
     let namespace = owner.meta().namespace.clone().unwrap_or_default();
     let mut owned = claims.owned;
@@ -101,7 +96,7 @@ where
 
 async fn adopt<K>(api: &Api<K>, reference: OwnerReference, object: &ObjectMeta) -> Result<bool, kube::Error>
 where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Object,
 {
     let patch = json!({ "metadata": { "uid": object.uid, "ownerReferences": [reference] } });
     patched(api, object, &patch).await
@@ -109,7 +104,7 @@ where
 
 async fn release<K>(api: &Api<K>, owner: &ObjectMeta, object: &ObjectMeta) -> Result<bool, kube::Error>
 where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Object,
 {
     let gone = json!({ "$patch": "delete", "uid": owner.uid });
     let patch = json!({ "metadata": { "uid": object.uid, "ownerReferences": [gone] } });
@@ -119,7 +114,7 @@ where
 /// False where the object is gone or another one by now: then there is nothing to claim.
 async fn patched<K>(api: &Api<K>, object: &ObjectMeta, patch: &serde_json::Value) -> Result<bool, kube::Error>
 where
-    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Object,
 {
     let name = object.name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await {

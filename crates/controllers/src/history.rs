@@ -50,7 +50,8 @@ impl Versioned for StatefulSet {
 
 /// The patch that brings a template back, as `kubectl rollout undo` applies it.
 pub fn data(set: &impl Versioned) -> RawExtension {
-    let mut template = serde_json::to_value(set.template()).unwrap_or_default();
+    let json = serde_json::to_vec(set.template()).unwrap_or_default();
+    let mut template: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
     template["$patch"] = json!("replace");
     RawExtension(json!({ "spec": { "template": template } }))
 }

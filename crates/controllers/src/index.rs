@@ -1,13 +1,9 @@
 //! An index over an informer: which objects belong to a key, without going through all of them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use corten_client::{Change, Informer, Key};
-use kube::Resource;
-use serde::de::DeserializeOwned;
+use corten_client::{Change, Informer, Key, Object};
 
 type Entries = Arc<Mutex<HashMap<Key, BTreeSet<Key>>>>;
 
@@ -19,8 +15,7 @@ pub struct Index<K> {
 
 impl<K> Index<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone,
+    K: Object,
 {
     /// An index by the key that `key` gives an object, if any.
     pub fn of(informer: &Informer<K>, key: fn(&K) -> Option<Key>) -> Self {

@@ -41,10 +41,20 @@ pub use cluster::{Cluster, Config};
 
 use corten_client::Informers;
 use corten_client::kube::Client;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 /// Runs all controllers until `stop`. Writes go through `client`, what is seen comes from the process's informers.
-pub async fn run(client: Client, informers: Informers, config: Config, stop: CancellationToken) {
+pub fn run(
+    client: Client,
+    informers: Informers,
+    config: Config,
+    stop: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(reconcile_all(client, informers, config, stop))
+}
+
+async fn reconcile_all(client: Client, informers: Informers, config: Config, stop: CancellationToken) {
     let cluster = Cluster::start(client, &informers, config, stop);
     if !cluster.synced().await {
         return;

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use corten_client::Api;
+use corten_client::watcher;
 use corten_client::{Change, Informer, Key, Recorder, selector};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Client};
 
 /// Lower ones go first when pods are surplus.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";

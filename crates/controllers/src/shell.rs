@@ -6,9 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Informer, Key, WorkQueue};
-use kube::Resource;
-use serde::de::DeserializeOwned;
+use corten_client::{Change, Informer, Key, Object, WorkQueue};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -47,8 +45,7 @@ where
         keys: impl Fn(&C, &Change<K>) -> I + Send + Sync + 'static,
     ) -> Self
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Default + Eq + Hash + Clone,
+        K: Object,
         I: IntoIterator<Item = Q>,
     {
         let (controller, queue) = (self.controller.clone(), self.queue.clone());
@@ -74,8 +71,7 @@ impl<C: Send + Sync + 'static> Shell<C, Key> {
     /// Each object of this kind is a key of its own.
     pub fn each<K>(self, informer: &Informer<K>) -> Self
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Default + Eq + Hash + Clone,
+        K: Object,
     {
         self.wakes(informer, |_, change| Some(Key::of(&**change.object())))
     }

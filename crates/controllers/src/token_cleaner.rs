@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
+use corten_client::watcher;
 use corten_client::{Informer, Key};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
-use kube::runtime::watcher;
 
 use crate::answer::ignore;
 use crate::cluster::Cluster;

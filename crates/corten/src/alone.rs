@@ -6,7 +6,6 @@ use base64::engine::general_purpose::STANDARD;
 use corten_client::Informers;
 use corten_client::election::{Candidate, Timing};
 use kube::Client;
-use kube::config::Kubeconfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{AloneArgs, ControllerArgs, ElectionArgs, SchedulerArgs};
@@ -102,7 +101,7 @@ fn root_ca(args: &ControllerArgs) -> Result<String> {
         return std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     }
     // Relative paths are made absolute by the reader.
-    let config = Kubeconfig::read_from(&args.alone.kubeconfig)?;
+    let config = corten_client::kubeconfig::read(&args.alone.kubeconfig)?;
     let Some(cluster) = config.clusters.into_iter().find_map(|named| named.cluster) else {
         return Ok(String::new());
     };

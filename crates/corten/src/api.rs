@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use corten_apiserver::{ApiServer, KubeletClient, ServiceAccountKeys, ServingCert, User};
+use corten_client::Api;
 use corten_client::Informer;
+use corten_client::watcher;
 use corten_store::{Embedded, Options};
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::watcher;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
 

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use corten_client::Api;
+use corten_client::watcher;
 use corten_client::{Informer, Informers};
 use corten_netfeed::{Me, Seen};
 use corten_network::{NetworkConfig, PodNetwork, Uplink};
-use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::PodNetworkArgs;

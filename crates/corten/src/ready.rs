@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use corten_client::Api;
 use corten_client::Informer;
+use corten_client::watcher;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::Client;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,7 @@ pub async fn node_says_ready(client: Client, name: &str, since: Timestamp, stop:
 /// Waits until one of the objects is as wanted.
 async fn seen<K>(api: Api<K>, only: watcher::Config, stop: &CancellationToken, wanted: impl Fn(&K) -> bool)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-    K: Send + Sync + 'static,
+    K: corten_client::Object,
 {
     let done = stop.child_token();
     let _ended = done.clone().drop_guard();

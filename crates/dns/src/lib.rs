@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use corten_client::Informer;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::net::TcpListener;
@@ -51,11 +52,11 @@ pub struct Inputs {
 impl Inputs {
     /// Informers of one's own.
     pub fn start(client: &kube::Client, stop: &CancellationToken) -> Inputs {
-        let config = kube::runtime::watcher::Config::default;
+        let config = corten_client::watcher::Config::default;
         Inputs {
-            services: Informer::start(kube::Api::all(client.clone()), config(), stop.clone()),
-            slices: Informer::start(kube::Api::all(client.clone()), config(), stop.clone()),
-            namespaces: Informer::start(kube::Api::all(client.clone()), config(), stop.clone()),
+            services: Informer::start(corten_client::Api::all(client.clone()), config(), stop.clone()),
+            slices: Informer::start(corten_client::Api::all(client.clone()), config(), stop.clone()),
+            namespaces: Informer::start(corten_client::Api::all(client.clone()), config(), stop.clone()),
         }
     }
 }
@@ -113,8 +114,8 @@ pub enum Error {
 }
 
 /// Binds and serves until `stop`.
-pub async fn run(inputs: Inputs, config: Config, stop: CancellationToken) -> Result<(), Error> {
-    Server::bind(inputs, &config, stop)?.run().await
+pub fn run(inputs: Inputs, config: Config, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move { Server::bind(inputs, &config, stop)?.run().await })
 }
 
 /// Bound sockets that nobody answers at yet.

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use corten_client::Api;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::PostParams;
-use kube::{Api, Client, Error};
+use kube::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
 /// Where it stands.
@@ -24,7 +26,11 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Creates the Service with these addresses (one, or one of each family) where there is none, trying until it is there or `stop`. One that exists is
 /// left as it is.
-pub async fn ensure_service(client: Client, addresses: &[IpAddr], stop: CancellationToken) {
+pub fn ensure_service(client: Client, addresses: &[IpAddr], stop: CancellationToken) -> BoxFuture<'_, ()> {
+    Box::pin(keep_trying(client, addresses, stop))
+}
+
+async fn keep_trying(client: Client, addresses: &[IpAddr], stop: CancellationToken) {
     let api: Api<Service> = Api::namespaced(client, NAMESPACE);
     loop {
         match create(&api, addresses).await {

@@ -1,17 +1,16 @@
 //! Putting a kubelet together and running it.
 
-use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use corten_client::{Informer, Recorder};
+use corten_client::Api;
+use corten_client::watcher;
+use corten_client::{Informer, Object, Recorder};
 use corten_sys::cgroups::{Cgroups, HostCgroups};
 use corten_sys::mounts::HostMounts;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::api::Api;
-use kube::runtime::watcher;
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -61,50 +60,52 @@ pub struct Kubelet {
 impl Kubelet {
     /// Prepares directories and cgroups and binds the API's port. Nothing is asked of the cluster yet. Must
     /// be called inside a tokio runtime.
-    pub async fn new(config: Config) -> Result<Self, Error> {
-        for dir in ["pods", "logs"] {
-            std::fs::create_dir_all(config.data_dir.join(dir))?;
-        }
-        let stop = CancellationToken::new();
-        let cri = Cri::connect(&config.cri_endpoint)?;
-        let wakers = Arc::new(Wakers::default());
-        let of_objects = wakers.clone();
-        let notify = Arc::new(move |uids: &std::collections::BTreeSet<String>| {
-            uids.iter().for_each(|uid| of_objects.refresh(uid));
-        });
-        let client = config.client.clone();
-        let listen = SocketAddr::new(config.listen, config.port);
-        let node_ips = match config.node_ips.as_slice() {
-            [] => vec![own_address().to_string()],
-            given => given.iter().map(ToString::to_string).collect(),
-        };
-        let host = Arc::new(Host {
-            events: Recorder::new(client.clone(), "kubelet", &config.node_name),
-            objects: ObjectCache::new(client.clone(), notify),
-            services: all_services(&config, &stop),
-            node: this_node(&config, &stop),
-            cgroups: pod_cgroups(&config)?,
-            mounts: Arc::new(HostMounts),
-            puller: Puller::new(cri.clone(), config.parallel_pulls),
-            machine: Machine::read(&config.data_dir),
-            resolver: dns::parse_resolv_conf(
-                &std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
-            ),
-            runtime: OnceLock::new(),
-            node_changed: Arc::default(),
-            status_due: false.into(),
-            runtime_events: tokio::sync::watch::Sender::new(0),
-            node_ips,
-            wakers,
-            mirrors: Arc::default(),
-            admission: std::sync::Mutex::default(),
-            stop,
-            cri,
-            config,
-        });
-        let server = Server::bind(&host, listen).await?;
-        let port = server.as_ref().map_or(host.config.port, Server::port);
-        Ok(Self { host, server, port })
+    pub fn new(config: Config) -> BoxFuture<'static, Result<Self, Error>> {
+        Box::pin(async move {
+            for dir in ["pods", "logs"] {
+                std::fs::create_dir_all(config.data_dir.join(dir))?;
+            }
+            let stop = CancellationToken::new();
+            let cri = Cri::connect(&config.cri_endpoint)?;
+            let wakers = Arc::new(Wakers::default());
+            let of_objects = wakers.clone();
+            let notify = Arc::new(move |uids: &std::collections::BTreeSet<String>| {
+                uids.iter().for_each(|uid| of_objects.refresh(uid));
+            });
+            let client = config.client.clone();
+            let listen = SocketAddr::new(config.listen, config.port);
+            let node_ips = match config.node_ips.as_slice() {
+                [] => vec![own_address().to_string()],
+                given => given.iter().map(ToString::to_string).collect(),
+            };
+            let host = Arc::new(Host {
+                events: Recorder::new(client.clone(), "kubelet", &config.node_name),
+                objects: ObjectCache::new(client.clone(), notify),
+                services: all_services(&config, &stop),
+                node: this_node(&config, &stop),
+                cgroups: pod_cgroups(&config)?,
+                mounts: Arc::new(HostMounts),
+                puller: Puller::new(cri.clone(), config.parallel_pulls),
+                machine: Machine::read(&config.data_dir),
+                resolver: dns::parse_resolv_conf(
+                    &std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
+                ),
+                runtime: OnceLock::new(),
+                node_changed: Arc::default(),
+                status_due: false.into(),
+                runtime_events: tokio::sync::watch::Sender::new(0),
+                node_ips,
+                wakers,
+                mirrors: Arc::default(),
+                admission: std::sync::Mutex::default(),
+                stop,
+                cri,
+                config,
+            });
+            let server = Server::bind(&host, listen).await?;
+            let port = server.as_ref().map_or(host.config.port, Server::port);
+            Ok(Self { host, server, port })
+        })
     }
 
     /// The port that the kubelet's API listens on.
@@ -113,17 +114,19 @@ impl Kubelet {
     }
 
     /// Runs until `shutdown`; containers stay as they are.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let stop = self.host.stop.clone();
-        let manager = Manager::new(self.host.clone());
-        let work = self.work(manager.clone());
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            result = work => result?,
-        }
-        stop.cancel();
-        let _ = tokio::time::timeout(STOP_PATIENCE, manager.stopped()).await;
-        Ok(())
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+        Box::pin(async move {
+            let stop = self.host.stop.clone();
+            let manager = Manager::new(self.host.clone());
+            let work = self.work(manager.clone());
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                result = work => result?,
+            }
+            stop.cancel();
+            let _ = tokio::time::timeout(STOP_PATIENCE, manager.stopped()).await;
+            Ok(())
+        })
     }
 
     async fn work(self, manager: Manager) -> Result<(), Error> {
@@ -199,7 +202,7 @@ fn ours<K>(
     wanted: impl Fn(&K) -> bool + Send + Sync + 'static,
 ) -> Informer<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Object,
 {
     match &config.informers {
         Some(shared) => shared.get::<K>().narrowed(wanted),

@@ -1,17 +1,15 @@
 //! ConfigMaps and Secrets that pods of this node use: one watch an object, for as long as a pod needs it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use corten_client::{Informer, Key};
+use corten_client::Api;
+use corten_client::watcher;
+use corten_client::{Informer, Key, Object};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::Api;
-use kube::runtime::watcher;
 use kube::{Client, Resource};
-use serde::de::DeserializeOwned;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a pod waits for an object's first answer.
@@ -39,13 +37,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<K> Watched<K>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Object + Resource<Scope = NamespaceResourceScope>,
 {
     /// Nothing is watched yet.
     pub fn new(client: Client, notify: Notify) -> Self {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use corten_client::Informer;
 use corten_network::PodNetwork;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::sync::Notify;
@@ -48,7 +49,11 @@ pub struct Me {
 }
 
 /// Feeds `network` until `stop`.
-pub async fn run(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) {
+pub fn run(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) -> BoxFuture<'static, ()> {
+    Box::pin(feed(network, seen, me, stop))
+}
+
+async fn feed(network: PodNetwork, seen: Seen, me: Me, stop: CancellationToken) {
     let Seen { nodes, policies, selected } = seen;
     let changed = Arc::new(Notify::new());
     let fresh = Fresh::new(changed.clone());

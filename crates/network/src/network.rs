@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use futures::future::BoxFuture;
 use ipnet::{Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
@@ -122,7 +123,11 @@ impl PodNetwork {
 
     /// Leads to the pods of exactly these other nodes; the node itself may be among them. Needs `join` and a pod CIDR.
     /// Asking again for the same costs nothing; a change touches only what it changes.
-    pub async fn set_peers(&self, peers: BTreeSet<Peer>) -> Result<(), NetworkError> {
+    pub fn set_peers(&self, peers: BTreeSet<Peer>) -> BoxFuture<'_, Result<(), NetworkError>> {
+        Box::pin(self.lead_to(peers))
+    }
+
+    async fn lead_to(&self, peers: BTreeSet<Peer>) -> Result<(), NetworkError> {
         let Some(uplink) = self.inner.uplink.get() else { return Ok(()) };
         let mut known = self.inner.peers.lock().await;
         if known.as_ref() == Some(&peers) {
@@ -148,7 +153,11 @@ impl PodNetwork {
     }
 
     /// Enforces exactly these network policies, in one transaction that changes what differs from the last ones.
-    pub async fn set_firewall(&self, firewall: Firewall) -> Result<(), NetworkError> {
+    pub fn set_firewall(&self, firewall: Firewall) -> BoxFuture<'_, Result<(), NetworkError>> {
+        Box::pin(self.enforce(firewall))
+    }
+
+    async fn enforce(&self, firewall: Firewall) -> Result<(), NetworkError> {
         let mut known = self.inner.firewall.lock().await;
         if known.as_ref() == Some(&firewall) {
             return Ok(());
@@ -182,7 +191,11 @@ impl PodNetwork {
     }
 
     /// Makes bridge, gateway address, routes, sysctls and the nftables table. Idempotent.
-    pub async fn ensure_bridge(&self) -> Result<(), NetworkError> {
+    pub fn ensure_bridge(&self) -> BoxFuture<'_, Result<(), NetworkError>> {
+        Box::pin(self.make_bridge())
+    }
+
+    async fn make_bridge(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
         *ready = false;
         self.prepare_host().await?;
@@ -193,7 +206,11 @@ impl PodNetwork {
     /// Connects the network namespace bound at `attachment.netns`: loopback up, `eth0` with a /32 address,
     /// default route, host ports. Calling it again for the same sandbox gives the same address and repairs
     /// links and rules. Makes the bridge if nobody did. On failure nothing stays behind.
-    pub async fn attach(&self, attachment: Attachment) -> Result<PodIps, NetworkError> {
+    pub fn attach(&self, attachment: Attachment) -> BoxFuture<'_, Result<PodIps, NetworkError>> {
+        Box::pin(self.attach_sandbox(attachment))
+    }
+
+    async fn attach_sandbox(&self, attachment: Attachment) -> Result<PodIps, NetworkError> {
         check_sandbox_id(&attachment.sandbox_id)?;
         let gateways = self.gateways()?;
         self.ensure_ready().await?;
@@ -214,7 +231,11 @@ impl PodNetwork {
     }
 
     /// Removes what `attach` made, from recorded state; succeeds when there is nothing to remove.
-    pub async fn detach(&self, sandbox_id: &str) -> Result<(), NetworkError> {
+    pub fn detach<'a>(&'a self, sandbox_id: &'a str) -> BoxFuture<'a, Result<(), NetworkError>> {
+        Box::pin(self.detach_sandbox(sandbox_id))
+    }
+
+    async fn detach_sandbox(&self, sandbox_id: &str) -> Result<(), NetworkError> {
         let record = self.addresses().get(sandbox_id).cloned();
         let Some(record) = record else { return Ok(()) };
         {
@@ -259,7 +280,11 @@ impl PodNetwork {
     }
 
     /// Removes all pods' links, the bridge, the tunnel, routes, nftables tables and the recorded state.
-    pub async fn teardown(&self) -> Result<(), NetworkError> {
+    pub fn teardown(&self) -> BoxFuture<'_, Result<(), NetworkError>> {
+        Box::pin(self.tear_down())
+    }
+
+    async fn tear_down(&self) -> Result<(), NetworkError> {
         let mut ready = self.inner.ready.lock().await;
         *ready = false;
         let links: Vec<String> = self.addresses().records().map(|record| record.link.clone()).collect();

@@ -6,6 +6,7 @@ use crate::iptables::Iptables;
 use crate::ipvs::Ipvs;
 use crate::nftables::Nftables;
 use crate::userspace::Userspace;
+use futures::future::BoxFuture;
 
 /// The back end of the configured mode, for the network namespace of the calling thread.
 ///
@@ -31,8 +32,8 @@ pub async fn cleanup_others(config: &Config) -> Result<(), Error> {
 }
 
 /// Removes everything that any mode put on this host for the cluster of that name; fine when nothing is there.
-pub async fn cleanup(cluster_name: &str) -> Result<(), Error> {
-    cleanup_modes(&Config::new(cluster_name, ""), |_| true).await
+pub fn cleanup(cluster_name: &str) -> BoxFuture<'_, Result<(), Error>> {
+    Box::pin(async move { cleanup_modes(&Config::new(cluster_name, ""), |_| true).await })
 }
 
 async fn cleanup_modes(config: &Config, which: impl Fn(Mode) -> bool) -> Result<(), Error> {

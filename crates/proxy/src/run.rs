@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use corten_client::Api;
 use corten_client::k8s_openapi::api::core::v1::{Node as ApiNode, Service};
 use corten_client::k8s_openapi::api::discovery::v1::EndpointSlice;
 use corten_client::k8s_openapi::jiff::Timestamp;
-use corten_client::kube::runtime::watcher;
-use corten_client::kube::{Api, Client};
+use corten_client::kube::Client;
+use corten_client::watcher;
 use corten_client::{Change as Event, Informer, Key};
 use corten_sys::netfilter::Socket;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant as Clock;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +67,11 @@ impl Inputs {
 
 /// Runs the proxy until `stop`. What stands on the host then stays, so that a successor finds traffic flowing;
 /// [`cleanup`](crate::cleanup) removes it.
-pub async fn run(inputs: Inputs, config: Config, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(inputs: Inputs, config: Config, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(serve(inputs, config, stop))
+}
+
+async fn serve(inputs: Inputs, config: Config, stop: CancellationToken) -> Result<(), Error> {
     let backend = crate::backend_of(&config)?;
     work_with(backend, true, inputs, config, stop).await;
     Ok(())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use corten_streaming::{StreamRequest, StreamServer, StreamServerConfig};
 use corten_sys::cgroups::Cgroups;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_cri::v1 as cri;
 use k8s_cri::v1::image_service_server::ImageServiceServer;
@@ -38,7 +39,14 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Serves CRI on `config.socket` until `shutdown` resolves. Containers go on without us.
 ///
 /// Returns once the socket is closed; fails when the host or the socket cannot be used.
-pub async fn serve(config: RuntimeConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub fn serve(
+    config: RuntimeConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<()>> {
+    Box::pin(serve_until(config, Box::pin(shutdown)))
+}
+
+async fn serve_until(config: RuntimeConfig, shutdown: BoxFuture<'static, ()>) -> Result<()> {
     let images = ImageServer::new(config.images.clone());
     let listener = listen(&config)?;
     let node = blocking(move || Node::load(config)).await?;
@@ -72,23 +80,25 @@ pub async fn serve(config: RuntimeConfig, shutdown: impl Future<Output = ()>) ->
 
 /// Kills every container and removes all that the runtime has on the host for `config`: sandboxes, network,
 /// control groups. Images and the node directory itself stay. Nobody may be serving meanwhile.
-pub async fn remove_all(config: RuntimeConfig) -> Result<()> {
-    let node = blocking(move || Node::load(config)).await?;
-    node.adopt();
-    for sandbox in node.registry.sandboxes() {
-        sandbox::remove(&node, &sandbox).await?;
-    }
-    // Containers whose sandbox is gone: only after something removed files by hand.
-    for container in node.registry.containers() {
-        container::remove(&node, &container).await?;
-    }
-    node.config.network.teardown().await?;
-    blocking(move || {
-        let root = node.config.cgroup_root.clone();
-        node.cgroups.kill_all(&root)?;
-        Ok(node.cgroups.remove(&root)?)
+pub fn remove_all(config: RuntimeConfig) -> BoxFuture<'static, Result<()>> {
+    Box::pin(async move {
+        let node = blocking(move || Node::load(config)).await?;
+        node.adopt();
+        for sandbox in node.registry.sandboxes() {
+            sandbox::remove(&node, &sandbox).await?;
+        }
+        // Containers whose sandbox is gone: only after something removed files by hand.
+        for container in node.registry.containers() {
+            container::remove(&node, &container).await?;
+        }
+        node.config.network.teardown().await?;
+        blocking(move || {
+            let root = node.config.cgroup_root.clone();
+            node.cgroups.kill_all(&root)?;
+            Ok(node.cgroups.remove(&root)?)
+        })
+        .await
     })
-    .await
 }
 
 fn listen(config: &RuntimeConfig) -> Result<UnixListener> {

@@ -2,13 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use corten_client::Api;
 use corten_client::{Change, Informer, Informers, Key, Recorder};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Client};
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
@@ -54,30 +56,37 @@ struct Scheduler {
 }
 
 /// Schedules until `stop`. Writes go through `client`, what is seen comes from the process's informers.
-pub async fn run(client: Client, informers: Informers, config: Config, stop: CancellationToken) {
-    let pods = informers.get::<Pod>();
-    let nodes = informers.get::<Node>();
-    let namespaces = informers.get::<Namespace>();
-    let budgets = informers.get::<PodDisruptionBudget>();
-    let scheduler = Arc::new(Scheduler {
-        recorder: Recorder::new(client.clone(), &config.name, ""),
-        client,
-        config,
-        state: Mutex::default(),
-        work: Notify::new(),
-        budgets,
-        bindings: Arc::new(Semaphore::new(BINDINGS)),
-    });
-    scheduler.listen(&pods, &nodes, &namespaces);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = async {
-            // A decision made before everything is known could be a wrong one.
-            if let (true, true, true) = tokio::join!(pods.synced(), nodes.synced(), namespaces.synced()) {
-                scheduler.decide_forever().await;
-            }
-        } => {}
-    }
+pub fn run(
+    client: Client,
+    informers: Informers,
+    config: Config,
+    stop: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let pods = informers.get::<Pod>();
+        let nodes = informers.get::<Node>();
+        let namespaces = informers.get::<Namespace>();
+        let budgets = informers.get::<PodDisruptionBudget>();
+        let scheduler = Arc::new(Scheduler {
+            recorder: Recorder::new(client.clone(), &config.name, ""),
+            client,
+            config,
+            state: Mutex::default(),
+            work: Notify::new(),
+            budgets,
+            bindings: Arc::new(Semaphore::new(BINDINGS)),
+        });
+        scheduler.listen(&pods, &nodes, &namespaces);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = async {
+                // A decision made before everything is known could be a wrong one.
+                if let (true, true, true) = tokio::join!(pods.synced(), nodes.synced(), namespaces.synced()) {
+                    scheduler.decide_forever().await;
+                }
+            } => {}
+        }
+    })
 }
 
 impl Scheduler {
@@ -222,10 +231,7 @@ impl Scheduler {
             },
         };
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        match api
-            .create_subresource::<Binding, Value>("binding", name, &PostParams::default(), &binding)
-            .await
-        {
+        match api.create_subresource("binding", name, &PostParams::default(), &binding).await {
             Ok(_) => {
                 let message = format!("Successfully assigned {namespace}/{name} to {node}");
                 self.recorder.normal(&*pod.pod, "Scheduled", message);

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use corten_client::Api;
+use corten_client::watcher;
 use corten_client::{Informer, Key, WorkQueue};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::runtime::watcher;
 use serde_json::json;
 
 use super::plan::{Authority, Requestor, Signer, Wanted};
@@ -71,7 +71,7 @@ impl Certificates {
             let patch = Patch::Merge(patch);
             let params = PatchParams::default();
             let outcome = match subresource {
-                "approval" => api.patch_approval(&name, &params, &patch).await,
+                "approval" => api.patch_subresource("approval", &name, &params, &patch).await,
                 _ => api.patch_status(&name, &params, &patch).await,
             };
             ignore(outcome, &[404])?;

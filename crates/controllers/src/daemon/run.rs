@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Change, Key, Recorder, selector};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Change, Key, Recorder, selector};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::json;
 
@@ -157,7 +157,7 @@ impl Controller {
 
     fn api<K>(&self, deployment: &Deployment) -> Api<K>
     where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+        K: corten_client::Object + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
         Api::namespaced(
             self.cluster.client.clone(),

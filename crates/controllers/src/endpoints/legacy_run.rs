@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Key, Recorder};
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 
 use super::trigger::Triggers;

@@ -1,9 +1,10 @@
 //! Writing slices, the same for those of services and those that mirror Endpoints.
 
+use corten_client::Api;
 use corten_client::Key;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
 use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Client};
 
 use super::packing::Changes;
 use crate::answer;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Change, Key, Recorder};
 use futures::future::join_all;
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -13,7 +14,6 @@ use k8s_openapi::api::autoscaling::v2::{
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -131,14 +131,14 @@ impl Controller {
         &self,
         key: &Key,
         hpa: &HorizontalPodAutoscaler,
-    ) -> Result<(Api<DynamicObject>, Scale), kube::Error> {
+    ) -> Result<(kube::Api<DynamicObject>, Scale), kube::Error> {
         let reference = &hpa.spec.scale_target_ref;
         let api_version = reference.api_version.as_deref().unwrap_or("v1");
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let kind = GroupVersionKind::gvk(group, version, &reference.kind);
         let (resource, _) = kube::discovery::pinned_kind(&self.cluster.client, &kind).await?;
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.cluster.client.clone(), &key.namespace, &resource);
+        let api: kube::Api<DynamicObject> =
+            kube::Api::namespaced_with(self.cluster.client.clone(), &key.namespace, &resource);
         let scale = api.get_scale(&reference.name).await?;
         let scale =
             serde_json::to_value(&scale).and_then(serde_json::from_value).map_err(kube::Error::SerdeError)?;
@@ -283,7 +283,7 @@ impl Controller {
 
     async fn rescale(
         &self,
-        api: &Api<DynamicObject>,
+        api: &kube::Api<DynamicObject>,
         hpa: &HorizontalPodAutoscaler,
         draft: &mut Draft<'_>,
         (current, size): (i32, i32),

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Change, Key, Recorder};
 use futures::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::Key;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use super::finished_at;

@@ -1,6 +1,6 @@
 //! What makes a ReplicaSet and a ReplicationController the same.
 
-use corten_client::Informer;
+use corten_client::{Informer, Object};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
@@ -9,8 +9,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::cluster::Cluster;
 use corten_client::selector;
@@ -35,16 +33,7 @@ pub struct Counts {
 }
 
 /// An object that wants a number of equal pods.
-pub trait Replicas:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Serialize
-    + DeserializeOwned
-    + std::fmt::Debug
-    + Send
-    + Sync
-    + 'static
-{
+pub trait Replicas: Object + Resource<Scope = NamespaceResourceScope> {
     /// The name of its controller in events.
     const CONTROLLER: &'static str;
 

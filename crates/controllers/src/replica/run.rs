@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use corten_client::{Change, Key, Recorder};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::PostParams;
 
 use super::kind::{Counts, Replicas};
@@ -197,6 +197,9 @@ impl<K: Replicas> Controller<K> {
 }
 
 fn same_status<K: Replicas>(a: &K, b: &K) -> bool {
-    let status = |object: &K| serde_json::to_value(object).ok().and_then(|v| v.get("status").cloned());
+    let status = |object: &K| {
+        let json: serde_json::Value = serde_json::from_slice(&object.to_json().ok()?).ok()?;
+        json.get("status").cloned()
+    };
     status(a) == status(b)
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use corten_client::Api;
 use jiff::Timestamp;
 use k8s_cri::v1::Image;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Error;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use tokio::sync::watch;
 
 use super::publish::{Outbox, status_patch};

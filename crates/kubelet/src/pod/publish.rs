@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_client::Api;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, Error};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use corten_client::Api;
 use jiff::Timestamp;
 use k8s_cri::v1::{AuthConfig, Image};
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
-use kube::api::Api;
 
 use super::configs::{ContainerInputs, container_config};
 use super::memory::{Problem, Waiting};

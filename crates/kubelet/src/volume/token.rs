@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use corten_client::Api;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection};
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::PostParams;
 
 use crate::backoff::add;
 use crate::pod::spec;
@@ -87,7 +88,8 @@ async fn request(
         }),
         ..TokenRequest::default()
     };
-    let answer = api.create_token_request(account, &PostParams::default(), &request).await?;
+    let json = api.create_subresource("token", account, &PostParams::default(), &request).await?;
+    let answer: TokenRequest = serde_json::from_slice(&json).map_err(kube::Error::SerdeError)?;
     let status = answer.status.unwrap_or_default();
     let expires = status.expiration_timestamp.map_or(now, |at| at.0);
     Ok(Token { text: status.token.unwrap_or_default(), renew_at: renewal(now, expires) })

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use futures::future::BoxFuture;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::{
     AuthConfig, Image as CriImage, ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest,
@@ -44,28 +45,40 @@ fn spec(name: &str) -> Option<ImageSpec> {
 }
 
 /// `corten image ls`
-pub async fn list(socket: &Path) -> Result<Vec<CriImage>, ImageError> {
-    let answer = connect(socket).await?.list_images(ListImagesRequest::default()).await;
-    answer.map(|answer| answer.into_inner().images).map_err(refused)
+pub fn list(socket: &Path) -> BoxFuture<'_, Result<Vec<CriImage>, ImageError>> {
+    Box::pin(async move {
+        let answer = connect(socket).await?.list_images(ListImagesRequest::default()).await;
+        answer.map(|answer| answer.into_inner().images).map_err(refused)
+    })
 }
 
 /// `corten image rm`; the image must exist.
-pub async fn remove(socket: &Path, name: &str) -> Result<(), ImageError> {
-    let mut client = connect(socket).await?;
-    let status = k8s_cri::v1::ImageStatusRequest { image: spec(name), verbose: false };
-    let known = client.image_status(status).await.map_err(refused)?.into_inner().image;
-    if known.is_none() {
-        return Err(ImageError::NotFound(format!("image {name:?}: not found")));
-    }
-    client.remove_image(RemoveImageRequest { image: spec(name) }).await.map(|_| ()).map_err(refused)
+pub fn remove<'a>(socket: &'a Path, name: &'a str) -> BoxFuture<'a, Result<(), ImageError>> {
+    Box::pin(async move {
+        let mut client = connect(socket).await?;
+        let status = k8s_cri::v1::ImageStatusRequest { image: spec(name), verbose: false };
+        let known = client.image_status(status).await.map_err(refused)?.into_inner().image;
+        if known.is_none() {
+            return Err(ImageError::NotFound(format!("image {name:?}: not found")));
+        }
+        client.remove_image(RemoveImageRequest { image: spec(name) }).await.map(|_| ()).map_err(refused)
+    })
 }
 
 /// `corten image pull`; returns the image's id.
-pub async fn pull(socket: &Path, name: &str, username: &str, password: &str) -> Result<String, ImageError> {
-    let auth = AuthConfig { username: username.into(), password: password.into(), ..AuthConfig::default() };
-    let request = PullImageRequest { image: spec(name), auth: Some(auth), sandbox_config: None };
-    let answer = connect(socket).await?.pull_image(request).await;
-    answer.map(|answer| answer.into_inner().image_ref).map_err(refused)
+pub fn pull<'a>(
+    socket: &'a Path,
+    name: &'a str,
+    username: &'a str,
+    password: &'a str,
+) -> BoxFuture<'a, Result<String, ImageError>> {
+    Box::pin(async move {
+        let auth =
+            AuthConfig { username: username.into(), password: password.into(), ..AuthConfig::default() };
+        let request = PullImageRequest { image: spec(name), auth: Some(auth), sandbox_config: None };
+        let answer = connect(socket).await?.pull_image(request).await;
+        answer.map(|answer| answer.into_inner().image_ref).map_err(refused)
+    })
 }
 
 /// `corten image import`: into the store in `dir` (`node/images`). Blocking.
