@@ -62,7 +62,9 @@ objects! {
     core::Service,
     core::ServiceAccount,
     discovery::EndpointSlice,
+    networking::IPAddress,
     networking::NetworkPolicy,
+    networking::ServiceCIDR,
     policy::PodDisruptionBudget,
     rbac::ClusterRole,
 }

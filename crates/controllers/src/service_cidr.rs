@@ -7,11 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use corten_client::{Change, Key};
+use corten_client::{Api, Change, Key};
 
 use crate::answer::gone_is_fine;
 use crate::cluster::Cluster;

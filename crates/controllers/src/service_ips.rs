@@ -10,11 +10,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_client::{Change, Key, Recorder};
+use corten_client::{Api, Change, Key, Recorder};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 
 use crate::answer::{changed_is_fine, gone_is_fine, ignore};
