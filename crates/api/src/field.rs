@@ -44,6 +44,11 @@ impl<'a> Path<'a> {
         Path { parent: Some(self), step: Step::Key(key) }
     }
 
+    /// What the path goes on from.
+    pub const fn parent(&self) -> Option<&'a Path<'a>> {
+        self.parent
+    }
+
     fn is_object(&self) -> bool {
         self.parent.is_none() && matches!(self.step, Step::Field(""))
     }
@@ -144,6 +149,11 @@ impl Error {
             path,
             with_detail(&format!("Invalid value: {}", bad.quoted()), detail.as_ref()),
         )
+    }
+
+    /// The value breaks a rule, and is too large (or too secret) to be shown.
+    pub fn invalid_unshown(path: &Path<'_>, detail: impl AsRef<str>) -> Self {
+        Self::new(ErrorType::Invalid, path, with_detail("Invalid value", detail.as_ref()))
     }
 
     /// The value has the wrong type.

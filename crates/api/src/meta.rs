@@ -104,14 +104,18 @@ fn validate_namespace(errors: &mut Vec<Error>, kind: &Kind, namespace: &str, pat
     }
 }
 
-fn validate_common(errors: &mut Vec<Error>, _kind: &Kind, meta: &Value, path: &Path<'_>) {
+fn validate_common(errors: &mut Vec<Error>, kind: &Kind, meta: &Value, path: &Path<'_>) {
     if let Some(generation) = meta.get("generation").and_then(Value::as_i64).filter(|g| *g < 0) {
         errors.push(Error::invalid(&path.child("generation"), generation, rules::NOT_NEGATIVE));
     }
     labels(errors, meta.get("labels"), &path.child("labels"));
     annotations(errors, meta.get("annotations"), &path.child("annotations"));
     owner_references(errors, meta, &path.child("ownerReferences"));
-    finalizers(errors, meta.items_at(&["finalizers"]), &path.child("finalizers"));
+    let list = meta.items_at(&["finalizers"]);
+    finalizers(errors, list, &path.child("finalizers"));
+    if is_strict_about_finalizers(kind) {
+        standard_finalizers(errors, list, &path.child("finalizers"));
+    }
     managed_fields(errors, meta.items_at(&["managedFields"]), &path.child("managedFields"));
 }
 
@@ -192,6 +196,21 @@ fn finalizers(errors: &mut Vec<Error>, finalizers: &[Value], path: &Path<'_>) {
     if has(ORPHAN) && has(FOREGROUND) {
         let detail = format!("finalizer {ORPHAN} and {FOREGROUND} cannot be both set");
         errors.push(Error::invalid(path, Value::from(finalizers.to_vec()), detail));
+    }
+}
+
+/// Groups whose kinds know old finalizers by name and want all others qualified.
+fn is_strict_about_finalizers(kind: &Kind) -> bool {
+    let loose = matches!(&*kind.kind, "Event" | "PodDisruptionBudget");
+    matches!(&*kind.group, "" | "apps" | "batch" | "autoscaling") && !loose
+}
+
+fn standard_finalizers(errors: &mut Vec<Error>, finalizers: &[Value], path: &Path<'_>) {
+    for (i, name) in finalizers.iter().filter_map(Value::as_str).enumerate() {
+        if !name.contains('/') && !matches!(name, "kubernetes" | ORPHAN | FOREGROUND) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(&path.index(i), name, detail));
+        }
     }
 }
 
@@ -282,6 +301,11 @@ pub fn selector_is_empty(selector: Option<&Value>) -> bool {
         s.items_at(&["matchExpressions"]).is_empty()
             && s.get("matchLabels").and_then(Value::as_object).is_none_or(Object::is_empty)
     })
+}
+
+/// Can a `metav1.LabelSelector` be understood?
+pub fn selector_is_sound(selector: &Value) -> bool {
+    LabelSelector::from_object(selector).is_ok()
 }
 
 /// Does a `metav1.LabelSelector` select these labels? A malformed one selects nothing.

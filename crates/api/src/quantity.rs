@@ -49,8 +49,10 @@ impl std::error::Error for ParseError {}
 const NANO: i32 = -9;
 /// Digits that upstream's fast path holds.
 const FAST_DIGITS: i32 = 18;
-/// Written exponents beyond this are refused; upstream would compute with them.
+/// Numbers beyond ten to this power are refused; upstream would compute with them.
 const MAX_EXPONENT: i32 = 1000;
+/// How far trailing zeros may lift an exponent over the one that is written.
+const MAX_ZEROS: i32 = 40;
 
 /// A quantity's parts as written.
 struct Parts<'a> {
@@ -96,6 +98,10 @@ impl Quantity {
             _ => exponent += power,
         }
         let mut quantity = Quantity { mantissa, exponent, format }.rounded_up(NANO);
+        // The canonical text must be readable again, so the bound is the number's and not the text's.
+        if quantity.reduced().1 > MAX_EXPONENT {
+            return Err(ParseError::SUFFIX);
+        }
         if format == Format::BinarySI {
             quantity = quantity.bounded_binary();
         }
@@ -145,6 +151,11 @@ impl Quantity {
         self.scaled(0)
     }
 
+    /// Is the number finer than whole ones?
+    pub fn has_thousandths(self) -> bool {
+        self.rounded_up(0) != self
+    }
+
     /// Thousandths, rounded away from zero. Ends at the bounds of i64.
     pub fn milli(self) -> i64 {
         self.scaled(-3)
@@ -155,6 +166,13 @@ impl Quantity {
         let rounded = self.rounded_up(exponent);
         let exact = shifted(rounded.mantissa, rounded.exponent - exponent);
         exact.and_then(|n| i64::try_from(n).ok()).unwrap_or(bound)
+    }
+
+    /// No digits finer than thousandths, as in every list of resources; `None` where there are none.
+    pub fn without_micros(text: &str) -> Option<String> {
+        let quantity = Quantity::parse(text).ok()?;
+        let rounded = quantity.rounded_up(-3);
+        (rounded != quantity).then(|| rounded.to_string())
     }
 
     /// No digits finer than the exponent; what is cut off rounds away from zero.
@@ -339,7 +357,7 @@ fn suffix_value(suffix: &str) -> Option<(u32, i32, Format)> {
     }
     let digits = suffix.strip_prefix(['e', 'E'])?;
     let exponent: i32 = digits.parse().ok()?;
-    (exponent.abs() <= MAX_EXPONENT).then_some((10, exponent, Format::DecimalExponent))
+    (exponent.abs() <= MAX_EXPONENT + MAX_ZEROS).then_some((10, exponent, Format::DecimalExponent))
 }
 
 /// Sign, digits before and after the point (leading zeros gone, `0` where nothing is left) and suffix.

@@ -126,7 +126,8 @@ impl Status {
         };
         let of = GroupResource { group, resource: kind };
         let mut status =
-            Self::new(422, "Invalid", format!("{of} \"{name}\" is invalid: {all}")).about(of, name);
+            Self::new(422, "Invalid", format!("{of} {} is invalid: {all}", field::Quoted::quoted(name)))
+                .about(of, name);
         status.causes = errors
             .iter()
             .map(|e| Cause {

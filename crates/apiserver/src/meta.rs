@@ -33,13 +33,14 @@ pub(crate) fn metadata(object: &mut Value) -> &mut Object {
 /// Sets what a new object gets from the system. The name may still be missing.
 pub(crate) fn new_object(object: &mut Value, kind: &Kind, now_ms: i64) {
     let meta = metadata(object);
-    for gone in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
-    {
+    for gone in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         meta.remove(gone);
     }
+    // Where nobody counts, a generation stays as it was brought.
     if kind.has_generation {
         meta.set("generation", 1);
+    } else if matches!(meta.get("generation"), Some(Value::Null | Value::Int(0))) {
+        meta.remove("generation");
     }
     meta.set("uid", uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string());
     meta.set("creationTimestamp", time::rfc3339(now_ms));

@@ -231,6 +231,10 @@ impl<'a> Write<'a> {
                 return Ok(());
             }
             if matches!(self.make, Make::Create(_)) {
+                // It is the store that refuses it, and a dry run does not get there.
+                if self.dry_run {
+                    return Ok(());
+                }
                 return Err(Status::bad_request(
                     "resourceVersion should not be set on objects to be created",
                 )
@@ -260,7 +264,12 @@ impl<'a> Write<'a> {
         if wanted.is_empty() || wanted == found {
             return Ok(());
         }
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+        let (kind, namespace) = (self.call.edge().storage_kind, live.str_at(&["metadata", "namespace"]));
+        let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /{}/{place}{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            kind.storage_prefix, self.name
+        );
         Err(Status::conflict(self.call.resource(), &self.name, &why))
     }
 

@@ -252,7 +252,7 @@ fn metric_to_v2(metric: Value, side: &'static str) -> Value {
     converted.into()
 }
 
-fn validate(autoscaler: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+fn validate(autoscaler: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
     if cx.subresource == "status" {
         return errors;
@@ -260,21 +260,29 @@ fn validate(autoscaler: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<f
     let (empty, path) = (Value::Null, Path::root("spec"));
     let spec = autoscaler.get("spec").unwrap_or(&empty);
     let (min, max) = (int(spec, "minReplicas"), int(spec, "maxReplicas").unwrap_or(0));
-    if let Some(min) = min.filter(|min| *min < 1) {
-        let detail = "must be greater than or equal to 1";
-        errors.push(Error::invalid(&path.child("minReplicas"), min, detail));
-    }
-    if max < 1 {
-        errors.push(Error::invalid(&path.child("maxReplicas"), max, "must be greater than 0"));
-    }
     if min.is_some_and(|min| max < min) {
         let detail = "must be greater than or equal to `minReplicas`";
         errors.push(Error::invalid(&path.child("maxReplicas"), max, detail));
     }
-    target(&mut errors, spec.get("scaleTargetRef").unwrap_or(&empty), &path.child("scaleTargetRef"));
+    let scaled = spec.get("scaleTargetRef").unwrap_or(&empty);
+    let before = old.and_then(|old| old.at(&["spec", "scaleTargetRef"]));
+    let stays =
+        before.is_some_and(|b| ["apiVersion", "kind"].iter().all(|part| text(b, part) == text(scaled, part)));
+    let version = match text(scaled, "kind") {
+        _ if stays => Version::Any,
+        "ReplicationController" => Version::Parsed,
+        _ => Version::WithGroup,
+    };
+    target(&mut errors, scaled, version, &path.child("scaleTargetRef"));
     let list = path.child("metrics");
     for (i, one) in items(spec, "metrics").iter().enumerate() {
         metric(&mut errors, one, &list.index(i));
+    }
+    let counts = |one: &Value| matches!(text(one, "type"), "Object" | "External");
+    if min == Some(0) && !items(spec, "metrics").iter().any(counts) {
+        let detail =
+            "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(Error::forbidden(&list, detail));
     }
     if let Some(behavior) = given(spec, "behavior") {
         let path = path.child("behavior");
@@ -284,8 +292,22 @@ fn validate(autoscaler: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<f
             }
         }
     }
+    // Upstream tells what it declares, not programs, last.
+    if let Some(min) = min.filter(|min| *min < 0) {
+        errors.push(Error::invalid(&path.child("minReplicas"), min, rules::NOT_NEGATIVE));
+    }
+    match max {
+        0 => errors.push(Error::required(&path.child("maxReplicas"), "")),
+        max if max < 0 => {
+            let detail = "must be greater than or equal to 1";
+            errors.push(Error::invalid(&path.child("maxReplicas"), max, detail));
+        }
+        _ => {}
+    }
     errors
 }
+
+const SOURCES: &[&str] = &["object", "external", "pods", "resource", "containerResource"];
 
 fn metric(errors: &mut Errors, metric: &Value, path: &Path<'_>) {
     const KNOWN: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
@@ -294,13 +316,23 @@ fn metric(errors: &mut Errors, metric: &Value, path: &Path<'_>) {
         errors.push(Error::required(&path.child("type"), "must specify a metric source type"));
     }
     let Some(expected) = source_of(metric) else {
+        // Told before and after the sources are looked at.
         errors.push(Error::not_supported(&path.child("type"), kind, KNOWN));
+        let present = SOURCES.iter().filter(|source| given(metric, source).is_some());
+        if let Some(first) = present.clone().next() {
+            source(errors, metric.get(first).unwrap_or(&Value::Null), first, &path.child(first));
+        }
+        errors.push(Error::not_supported(&path.child("type"), kind, KNOWN));
+        if present.clone().count() != 1 {
+            for other in present {
+                errors
+                    .push(Error::forbidden(&path.child(other), "must populate the given metric source only"));
+            }
+        }
         return;
     };
-    let present: Vec<&'static str> = ["object", "external", "pods", "containerResource", "resource"]
-        .into_iter()
-        .filter(|source| given(metric, source).is_some())
-        .collect();
+    let present: Vec<&'static str> =
+        SOURCES.iter().copied().filter(|source| given(metric, source).is_some()).collect();
     // Of several only the first is looked at: which one was meant is not known.
     if let Some(first) = present.first() {
         source(errors, metric.get(first).unwrap_or(&Value::Null), first, &path.child(first));
@@ -320,14 +352,21 @@ fn source(errors: &mut Errors, source: &Value, kind: &str, path: &Path<'_>) {
     let (empty, target_path) = (Value::Null, path.child("target"));
     let wanted = source.get("target").unwrap_or(&empty);
     if kind == "object" {
-        target(errors, source.get("describedObject").unwrap_or(&empty), &path.child("describedObject"));
+        let described = source.get("describedObject").unwrap_or(&empty);
+        target(errors, described, Version::Parsed, &path.child("describedObject"));
     }
     if matches!(kind, "resource" | "containerResource") {
-        if text(source, "name").is_empty() {
-            errors.push(Error::required(&path.child("name"), "must specify a resource name"));
+        match text(source, "name") {
+            "" => errors.push(Error::required(&path.child("name"), "must specify a resource name")),
+            name if kind == "containerResource" => {
+                super::pod::container::resource_name(errors, name, &path.child("name"));
+            }
+            _ => {}
         }
-        if kind == "containerResource" && text(source, "container").is_empty() {
-            errors.push(Error::required(&path.child("container"), "must specify a container"));
+        match text(source, "container") {
+            _ if kind != "containerResource" => {}
+            "" => errors.push(Error::required(&path.child("container"), "must specify a container")),
+            name => invalid_each(errors, &path.child("container"), name, rules::dns_label(name)),
         }
     } else {
         identifier(errors, source.get("metric").unwrap_or(&empty), &path.child("metric"));
@@ -336,7 +375,7 @@ fn source(errors: &mut Errors, source: &Value, kind: &str, path: &Path<'_>) {
     let (value, average) = (given(wanted, "value"), given(wanted, "averageValue"));
     let percent = int(wanted, "averageUtilization");
     match kind {
-        "pods" if average.is_none_or(|a| quantity(Some(a)).sign() != 1) => {
+        "pods" if average.is_none() => {
             let detail = "must specify a positive target averageValue";
             errors.push(Error::required(&target_path.child("averageValue"), detail));
         }
@@ -353,7 +392,10 @@ fn source(errors: &mut Errors, source: &Value, kind: &str, path: &Path<'_>) {
             _ => {}
         },
         _ if value.is_none() && average.is_none() => {
-            let detail = "must set either a target value for metric or a per-pod target";
+            let detail = match kind {
+                "object" => "must set either a target value or averageValue",
+                _ => "must set either a target value for metric or a per-pod target",
+            };
             errors.push(Error::required(&target_path.child("averageValue"), detail));
         }
         "external" if value.is_some() && average.is_some() => {
@@ -372,8 +414,10 @@ fn identifier(errors: &mut Errors, metric: &Value, path: &Path<'_>) {
 }
 
 fn amounts(errors: &mut Errors, target: &Value, path: &Path<'_>) {
+    if text(target, "type").is_empty() {
+        errors.push(Error::required(&path.child("type"), "must specify a metric target type"));
+    }
     match text(target, "type") {
-        "" => errors.push(Error::required(&path.child("type"), "must specify a metric target type")),
         "Utilization" | "Value" | "AverageValue" => {}
         other => {
             let detail = "must be either Utilization, Value, or AverageValue";
@@ -390,8 +434,8 @@ fn amounts(errors: &mut Errors, target: &Value, path: &Path<'_>) {
     }
 }
 
-fn scaling_rules(errors: &mut Errors, rules: &Value, path: &Path<'_>) {
-    if let Some(window) = int(rules, "stabilizationWindowSeconds") {
+fn scaling_rules(errors: &mut Errors, behavior: &Value, path: &Path<'_>) {
+    if let Some(window) = int(behavior, "stabilizationWindowSeconds") {
         let path = path.child("stabilizationWindowSeconds");
         if window < 0 {
             errors.push(Error::invalid(&path, window, "must be greater than or equal to zero"));
@@ -401,8 +445,8 @@ fn scaling_rules(errors: &mut Errors, rules: &Value, path: &Path<'_>) {
             errors.push(Error::invalid(&path, window, detail));
         }
     }
-    one_of_given(errors, rules, "selectPolicy", &["Disabled", "Max", "Min"], path);
-    let (policies, list) = (items(rules, "policies"), path.child("policies"));
+    one_of_given(errors, behavior, "selectPolicy", &["Disabled", "Max", "Min"], path);
+    let (policies, list) = (items(behavior, "policies"), path.child("policies"));
     if policies.is_empty() {
         errors.push(Error::required(&list, "must specify at least one Policy"));
     }
@@ -422,15 +466,39 @@ fn scaling_rules(errors: &mut Errors, rules: &Value, path: &Path<'_>) {
             errors.push(Error::invalid(&path.child("periodSeconds"), period, detail));
         }
     }
+    if let Some(tolerance) = given(behavior, "tolerance").filter(|t| quantity(Some(t)).sign() < 0) {
+        errors.push(Error::invalid(&path.child("tolerance"), tolerance.clone(), rules::NOT_NEGATIVE));
+    }
 }
 
-fn target(errors: &mut Errors, target: &Value, path: &Path<'_>) {
+/// What is asked of the version of an object that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    /// It stood there before.
+    Any,
+    /// `version` or `group/version`.
+    Parsed,
+    /// `group/version`
+    WithGroup,
+}
+
+fn target(errors: &mut Errors, target: &Value, version: Version, path: &Path<'_>) {
     for field in ["kind", "name"] {
         match text(target, field) {
             "" => errors.push(Error::required(&path.child(field), "")),
             word => invalid_each(errors, &path.child(field), word, rules::path_segment(word, false)),
         }
     }
+    let written = text(target, "apiVersion");
+    let wrong = match (version, written.matches('/').count()) {
+        (Version::Any, _) => return,
+        (_, n) if n > 1 => format!("unexpected GroupVersion string: {written}"),
+        (Version::WithGroup, _) if written.split_once('/').is_none_or(|(group, _)| group.is_empty()) => {
+            "apiVersion must specify API group".to_owned()
+        }
+        _ => return,
+    };
+    errors.push(Error::invalid(&path.child("apiVersion"), written, wrong));
 }
 
 #[cfg(test)]
@@ -441,16 +509,28 @@ mod tests {
     #[test]
     fn broken_autoscalers() {
         let cases = [
-            ("{spec: {maxReplicas: 2, scaleTargetRef: {kind: Deployment, name: d}}}", vec![]),
             (
-                "{spec: {minReplicas: 3, maxReplicas: 2, scaleTargetRef: {kind: Deployment}}}",
+                "{spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: d}}}",
+                vec![],
+            ),
+            ("{spec: {maxReplicas: 2, scaleTargetRef: {kind: ReplicationController, name: d}}}", vec![]),
+            (
+                "{spec: {minReplicas: 0, scaleTargetRef: {kind: Deployment, name: d}}}",
+                vec![
+                    "spec.scaleTargetRef.apiVersion: Invalid value: \"\": apiVersion must specify API group",
+                    "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+                    "spec.maxReplicas: Required value",
+                ],
+            ),
+            (
+                "{spec: {minReplicas: 3, maxReplicas: 2, scaleTargetRef: {apiVersion: a/b, kind: Deployment}}}",
                 vec![
                     "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",
                     "spec.scaleTargetRef.name: Required value",
                 ],
             ),
             (
-                "{spec: {maxReplicas: 2, scaleTargetRef: {kind: D, name: d}, metrics: [{type: Resource, resource: {name: cpu, target: \
+                "{spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: a/b, kind: D, name: d}, metrics: [{type: Resource, resource: {name: cpu, target: \
                  {type: Utilization, averageUtilization: 0}}}, {type: Pods, resource: {name: cpu, target: {type: Value}}}, {type: \
                  External, external: {metric: {name: q}, target: {type: Often, value: '-1'}}}]}}",
                 vec![
@@ -463,7 +543,7 @@ mod tests {
                 ],
             ),
             (
-                "{spec: {maxReplicas: 2, scaleTargetRef: {kind: D, name: d}, behavior: {scaleUp: {stabilizationWindowSeconds: 3601, \
+                "{spec: {maxReplicas: 2, scaleTargetRef: {apiVersion: a/b, kind: D, name: d}, behavior: {scaleUp: {stabilizationWindowSeconds: 3601, \
                  selectPolicy: Most, policies: [{type: Nodes, value: 0, periodSeconds: 1801}]}}}}",
                 vec![
                     "spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: 3601: must be less than or equal to 3600",

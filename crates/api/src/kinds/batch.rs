@@ -1,12 +1,12 @@
 //! Jobs, cron jobs and stateful sets.
 
 use super::look::{
-    Errors, IMMUTABLE, at_mut, given, int, int_or_zero, is_empty_map, is_true, items, items_mut,
-    not_negative, one_of_given, same, set_empty, set_missing, text,
+    Errors, IMMUTABLE, Zero, at_mut, given, int, int_or_zero, internal, is_empty_map, is_true, items,
+    items_mut, not_negative, one_of_given, same, set_empty, set_missing, text,
 };
 use super::networking::domain_prefixed_path;
 use super::row::NO_HOOKS;
-use super::{pod, schedule, workload};
+use super::{job_policy, pod, schedule, workload};
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Hooks};
 use crate::rules;
@@ -15,8 +15,9 @@ use crate::{Object, Value, meta};
 const CRON_NAME_MAX_BYTES: usize = 52;
 const MANAGED_BY_MAX_BYTES: usize = 63;
 const INDEXED_PARALLELISM_MAX: i64 = 100_000;
-const FAILURE_RULES_MAX: usize = 20;
-const EXIT_CODES_MAX: usize = 255;
+const MANY_COMPLETIONS: i64 = 100_000;
+const MAX_FAILED_INDEXES: i64 = 100_000;
+const OF_MANY_MAX: i64 = 10_000;
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
@@ -42,7 +43,8 @@ pub(super) const CRON_JOB: Hooks = Hooks {
 pub(super) const STATEFUL_SET: Hooks = Hooks {
     default: Some(default_stateful_set),
     validate: Some(validate_stateful_set),
-    warnings: Some(pod::warnings::of_owner),
+    warnings: Some(stateful_warnings),
+    name_rule: Some(rules::name_is_label),
     ..NO_HOOKS
 };
 
@@ -97,13 +99,17 @@ fn validate_job(job: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field
         return errors;
     }
     let spec = job.get("spec").unwrap_or(&empty);
+    if old.is_none() {
+        generated_selector(&mut errors, job, spec, &path.child("selector"));
+    }
     job_spec(&mut errors, spec, &path);
     if given(spec, "selector").is_none() {
         errors.push(Error::required(&path.child("selector"), ""));
     }
     meta::label_selector(&mut errors, given(spec, "selector"), &path.child("selector"));
     let labels = spec.at(&["template", "metadata", "labels"]);
-    if given(spec, "selector").is_some_and(|s| !meta::selector_matches(s, labels)) {
+    let matches = |s: &Value| !meta::selector_is_sound(s) || meta::selector_matches(s, labels);
+    if !given(spec, "selector").is_some_and(matches) {
         let bad = labels.cloned().unwrap_or_default();
         let path = path.child("template");
         let path = path.child("metadata");
@@ -114,6 +120,33 @@ fn validate_job(job: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field
         job_stays(&mut errors, job, old, &path);
     }
     errors
+}
+
+/// A selector that the server made may not be mixed with one of the author's.
+fn generated_selector(errors: &mut Errors, job: &Value, spec: &Value, path: &Path<'_>) {
+    let Some(selector) = given(spec, "selector").filter(|_| !is_true(spec, "manualSelector")) else { return };
+    let mut labels = Object::default();
+    for (key, part) in
+        [(CONTROLLER_UID, "uid"), (JOB_NAME, "name"), ("controller-uid", "uid"), ("job-name", "name")]
+    {
+        let wanted = job.str_at(&["metadata", part]);
+        labels.set(key, wanted);
+        let at = Path::root("spec");
+        let (at, field) = (at.child("template"), "metadata");
+        let at = at.child(field);
+        let at = at.child("labels");
+        match spec.at(&["template", "metadata", "labels", key]).and_then(Value::as_str) {
+            Some(value) if value == wanted => {}
+            Some(value) => {
+                errors.push(Error::invalid(&at.key(key), value, format!("must be '{wanted}'")));
+            }
+            None => errors.push(Error::required(&at.key(key), format!("must be '{wanted}'"))),
+        }
+    }
+    let labels = Value::Object(labels);
+    if meta::selector_is_sound(selector) && !meta::selector_matches(selector, Some(&labels)) {
+        errors.push(Error::invalid(path, selector.clone(), "`selector` not auto-generated"));
+    }
 }
 
 fn job_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
@@ -128,6 +161,10 @@ fn job_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     ] {
         not_negative(errors, spec, field, path);
     }
+    if int(spec, "maxFailedIndexes").is_some() && int(spec, "backoffLimitPerIndex").is_none() {
+        let detail = "when maxFailedIndexes is specified";
+        errors.push(Error::required(&path.child("backoffLimitPerIndex"), detail));
+    }
     if let Some(manager) = given(spec, "managedBy").and_then(Value::as_str) {
         domain_prefixed_path(errors, manager, &path.child("managedBy"));
         if manager.len() > MANAGED_BY_MAX_BYTES {
@@ -136,9 +173,18 @@ fn job_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     }
     completion_mode(errors, spec, path);
     if let Some(policy) = given(spec, "podFailurePolicy") {
-        failure_policy(errors, policy, spec, &path.child("podFailurePolicy"));
+        job_policy::failure(errors, policy, spec, &path.child("podFailurePolicy"));
     }
-    let replacements = &["Failed", "TerminatingOrFailed"];
+    if let Some(policy) = given(spec, "successPolicy") {
+        let at = path.child("successPolicy");
+        if text(spec, "completionMode") == "Indexed" {
+            job_policy::success(errors, policy, spec, &at);
+        } else {
+            errors.push(Error::invalid(&at, success_shown(policy), "requires indexed completion mode"));
+        }
+    }
+    let all: &[&str] = &["Failed", "TerminatingOrFailed"];
+    let replacements = if given(spec, "podFailurePolicy").is_some() { &all[..1] } else { all };
     one_of_given(errors, spec, "podReplacementPolicy", replacements, path);
     let empty = Value::Null;
     let (template, path) = (spec.get("template").unwrap_or(&empty), path.child("template"));
@@ -170,97 +216,57 @@ fn completion_mode(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
             );
             errors.push(Error::invalid(&path.child("parallelism"), many, detail));
         }
-    } else {
+        many_indexes(errors, spec, path);
+    }
+    if matches!(given(spec, "completionMode").and_then(Value::as_str), None | Some("NonIndexed")) {
         for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if let Some(n) = int(spec, field) {
                 errors.push(Error::invalid(&path.child(field), n, "requires indexed completion mode"));
             }
         }
     }
-    if int(spec, "maxFailedIndexes").is_some() && int(spec, "backoffLimitPerIndex").is_none() {
-        let detail = "when maxFailedIndexes is specified";
-        errors.push(Error::required(&path.child("backoffLimitPerIndex"), detail));
-    }
 }
 
-/// What the end of a pod means for its job, rule by rule.
-fn failure_policy(errors: &mut Errors, policy: &Value, spec: &Value, path: &Path<'_>) {
-    const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
-    let (rules, list) = (items(policy, "rules"), path.child("rules"));
-    if rules.len() > FAILURE_RULES_MAX {
-        errors.push(Error::too_many(&list, rules.len(), FAILURE_RULES_MAX));
+/// What is remembered of each index bounds how many there may be.
+fn many_indexes(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
+    let (completions, failed) = (int(spec, "completions"), int(spec, "maxFailedIndexes"));
+    let at = path.child("maxFailedIndexes");
+    if let (Some(all), Some(n)) = (completions, failed)
+        && n > all
+    {
+        errors.push(Error::invalid(&at, n, "must be less than or equal to completions"));
     }
-    for (i, rule) in rules.iter().enumerate() {
-        let path = list.index(i);
-        match text(rule, "action") {
-            "" => errors.push(Error::required(
-                &path.child("action"),
-                "valid values: [Count FailIndex FailJob Ignore]",
-            )),
-            "FailIndex" if int(spec, "backoffLimitPerIndex").is_none() => {
-                let detail = "requires the backoffLimitPerIndex to be set";
-                errors.push(Error::invalid(&path.child("action"), "FailIndex", detail));
-            }
-            action if !ACTIONS.contains(&action) => {
-                errors.push(Error::not_supported(&path.child("action"), action, ACTIONS));
-            }
-            _ => {}
-        }
-        let codes = given(rule, "onExitCodes");
-        match (codes, items(rule, "onPodConditions").is_empty()) {
-            (Some(_), false) => {
-                let detail = "specifying both OnExitCodes and OnPodConditions is not supported";
-                errors.push(Error::invalid(&path, rule.clone(), detail));
-            }
-            (None, true) => {
-                let detail = "specifying one of OnExitCodes and OnPodConditions is required";
-                errors.push(Error::invalid(&path, rule.clone(), detail));
-            }
-            _ => {}
-        }
-        if let Some(codes) = codes {
-            exit_codes(errors, codes, spec, &path.child("onExitCodes"));
+    if let Some(n) = failed.filter(|n| *n > MAX_FAILED_INDEXES) {
+        errors.push(Error::invalid(&at, n, format!("must be less than or equal to {MAX_FAILED_INDEXES}")));
+    }
+    if completions.is_none_or(|n| n <= MANY_COMPLETIONS) || int(spec, "backoffLimitPerIndex").is_none() {
+        return;
+    }
+    if failed.is_none() {
+        let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+        errors.push(Error::required(&at, detail));
+    }
+    for field in ["parallelism", "maxFailedIndexes"] {
+        if let Some(n) = int(spec, field).filter(|n| *n > OF_MANY_MAX) {
+            let detail = format!(
+                "must be less than or equal to {OF_MANY_MAX} when completions are above {MANY_COMPLETIONS} and used with \
+                 backoff limit per index"
+            );
+            errors.push(Error::invalid(&path.child(field), n, detail));
         }
     }
 }
 
-fn exit_codes(errors: &mut Errors, codes: &Value, spec: &Value, path: &Path<'_>) {
-    let (operator, list) = (text(codes, "operator"), path.child("values"));
-    match operator {
-        "" => errors.push(Error::required(&path.child("operator"), "valid values: [In NotIn]")),
-        "In" | "NotIn" => {}
-        other => errors.push(Error::not_supported(&path.child("operator"), other, &["In", "NotIn"])),
-    }
-    if let Some(name) = given(codes, "containerName").and_then(Value::as_str) {
-        let known = ["containers", "initContainers"]
-            .iter()
-            .flat_map(|list| spec.items_at(&["template", "spec", list]))
-            .any(|c| text(c, "name") == name);
-        if !known {
-            let detail = "must be one of the container or initContainer names in the pod template";
-            errors.push(Error::invalid(&path.child("containerName"), name, detail));
-        }
-    }
-    let values = items(codes, "values");
-    if values.is_empty() {
-        errors.push(Error::invalid(&list, Value::from(Vec::new()), "at least one value is required"));
-    } else if values.len() > EXIT_CODES_MAX {
-        errors.push(Error::too_many(&list, values.len(), EXIT_CODES_MAX));
-    }
-    for (i, code) in values.iter().enumerate() {
-        let number = code.as_i64().unwrap_or(0);
-        if operator == "In" && number == 0 {
-            let detail = "must not be 0 for the In operator";
-            errors.push(Error::invalid(&list.index(i), number, detail));
-        }
-        if values[..i].contains(code) {
-            errors.push(Error::duplicate(&list.index(i), number));
-        }
-        if i > 0 && values[i - 1].as_i64().unwrap_or(0) > number {
-            let bad = Value::from(values.to_vec());
-            errors.push(Error::invalid(&list, bad, "must be ordered"));
-        }
-    }
+fn success_shown(policy: &Value) -> Value {
+    const RULE: &[(&str, &str, Zero)] = &[
+        ("succeededIndexes", "SucceededIndexes", Zero::Null),
+        ("succeededCount", "SucceededCount", Zero::Null),
+    ];
+    let rules: Vec<Value> = items(policy, "rules").iter().map(|rule| internal(rule, RULE)).collect();
+    let mut shown = Value::object();
+    let rules = if rules.is_empty() { Value::Null } else { Value::from(rules) };
+    shown.object_at_mut(&[]).set("Rules", rules);
+    shown
 }
 
 /// What decides which pods belong to a job may not change; where its pods may run only while it waits to be started.
@@ -380,6 +386,23 @@ fn is_known_zone(zone: &str) -> bool {
     database.is_definitively_empty() || database.get(zone).is_ok()
 }
 
+fn stateful_warnings(set: &Value, old: Option<&Value>) -> Vec<String> {
+    // The name is a label by its rule.
+    let mut warnings = pod::warnings::of_owner(set, Some(old.unwrap_or(&Value::Null)));
+    let root = Path::root("spec");
+    let list = root.child("volumeClaimTemplates");
+    for (i, claim) in set.items_at(&["spec", "volumeClaimTemplates"]).iter().enumerate() {
+        super::warn::claim_spec(&mut warnings, claim.get("spec").unwrap_or(&Value::Null), &list.index(i));
+    }
+    if int(set.get("spec").unwrap_or(&Value::Null), "revisionHistoryLimit").is_some_and(|n| n < 0) {
+        let path = root.child("revisionHistoryLimit");
+        warnings.push(format!(
+            "{path}: a negative value retains all historical revisions; a value >= 0 is recommended"
+        ));
+    }
+    warnings
+}
+
 fn default_stateful_set(set: &mut Value) {
     set.object_at_mut(&["spec"]);
     let Some(spec) = set.get_mut("spec") else { return };
@@ -390,8 +413,12 @@ fn default_stateful_set(set: &mut Value) {
             set_empty(strategy, "type", "RollingUpdate");
             set_missing(strategy, "rollingUpdate", Object::default());
         }
+        if text(strategy, "type") == "RollingUpdate" {
+            set_missing(strategy, "rollingUpdate", Object::default());
+        }
         if let Some(rolling) = at_mut(strategy, &["rollingUpdate"]) {
             set_missing(rolling, "partition", 0);
+            set_missing(rolling, "maxUnavailable", 1);
         }
     }
     set_missing(spec, "persistentVolumeClaimRetentionPolicy", Object::default());
@@ -402,8 +429,9 @@ fn default_stateful_set(set: &mut Value) {
     set_missing(spec, "replicas", 1);
     set_missing(spec, "revisionHistoryLimit", 10);
     for claim in items_mut(spec, "volumeClaimTemplates") {
-        set_empty(claim, "apiVersion", "v1");
-        set_empty(claim, "kind", "PersistentVolumeClaim");
+        let claim_of = claim.object_at_mut(&[]);
+        claim_of.set("apiVersion", Value::str("v1"));
+        claim_of.set("kind", Value::str("PersistentVolumeClaim"));
         super::storage::default_claim(claim);
     }
     pod::defaults::template(spec, "template");
@@ -422,27 +450,45 @@ fn validate_stateful_set(set: &Value, old: Option<&Value>, cx: &Context<'_>) -> 
         return errors;
     }
     let spec = set.get("spec").unwrap_or(&empty);
-    let policy = text(spec, "podManagementPolicy");
-    if !matches!(policy, "OrderedReady" | "Parallel") {
-        let detail = "must be 'OrderedReady' or 'Parallel'";
-        errors.push(Error::invalid(&path.child("podManagementPolicy"), policy, detail));
+    match text(spec, "podManagementPolicy") {
+        "" => errors.push(Error::required(&path.child("podManagementPolicy"), "")),
+        "OrderedReady" | "Parallel" => {}
+        policy => {
+            let detail = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(Error::invalid(&path.child("podManagementPolicy"), policy, detail));
+        }
     }
     stateful_strategy(
         &mut errors,
         spec.get("updateStrategy").unwrap_or(&empty),
         &path.child("updateStrategy"),
     );
-    not_negative(&mut errors, spec, "replicas", &path);
-    not_negative(&mut errors, spec, "minReadySeconds", &path);
-    not_negative(&mut errors, spec, "revisionHistoryLimit", &path);
-    if let Some(ordinals) = given(spec, "ordinals") {
-        not_negative(&mut errors, ordinals, "start", &path.child("ordinals"));
-    }
     if let Some(policy) = given(spec, "persistentVolumeClaimRetentionPolicy") {
         let path = path.child("persistentVolumeClaimRetentionPolicy");
         for field in ["whenDeleted", "whenScaled"] {
             one_of_given(&mut errors, policy, field, &["Retain", "Delete"], &path);
         }
+    }
+    if old.is_none() {
+        let list = path.child("volumeClaimTemplates");
+        for (i, claim) in items(spec, "volumeClaimTemplates").iter().enumerate() {
+            let claim = claim.get("spec").unwrap_or(&empty);
+            super::storage::claim_spec(&mut errors, claim, &list.index(i).child("spec"));
+        }
+    }
+    not_negative(&mut errors, spec, "replicas", &path);
+    not_negative(&mut errors, spec, "minReadySeconds", &path);
+    if let Some(ordinals) = given(spec, "ordinals") {
+        // One field to upstream, dot and all.
+        let start = int_or_zero(ordinals, "start");
+        if start < 0 {
+            errors.push(Error::invalid(&path.child("ordinals.start"), start, rules::NOT_NEGATIVE));
+        }
+    }
+    let service = text(spec, "serviceName");
+    let service_stays = old.is_some_and(|old| old.str_at(&["spec", "serviceName"]) == service);
+    if !service.is_empty() && !service_stays {
+        rules::invalid_each(&mut errors, &path.child("serviceName"), service, rules::dns_label(service));
     }
     workload::selector(&mut errors, spec, "statefulset", &path);
     stateful_template(&mut errors, spec, &path);
@@ -458,26 +504,56 @@ fn stateful_strategy(errors: &mut Errors, strategy: &Value, path: &Path<'_>) {
         "OnDelete" => {
             if let Some(rolling) = rolling {
                 let detail = "only allowed for updateStrategy 'RollingUpdate'";
-                errors.push(Error::invalid(&path.child("rollingUpdate"), rolling.clone(), detail));
+                let shown = internal(rolling, STATEFUL_ROLLING);
+                errors.push(Error::invalid(&path.child("rollingUpdate"), shown, detail));
             }
         }
         "RollingUpdate" => {
-            let partition = rolling.map_or(0, |r| int_or_zero(r, "partition"));
-            if partition < 0 {
-                let path = path.child("rollingUpdate");
-                errors.push(Error::invalid(&path.child("partition"), partition, rules::NOT_NEGATIVE));
+            if let Some(rolling) = rolling {
+                stateful_rolling(errors, rolling, &path.child("rollingUpdate"));
             }
         }
+        "" => errors.push(Error::required(path, "")),
         _ => {
             let detail = "must be 'RollingUpdate' or 'OnDelete'";
-            errors.push(Error::invalid(path, strategy.clone(), detail));
+            let mut shown = internal(
+                strategy,
+                &[("type", "Type", Zero::Text), ("rollingUpdate", "RollingUpdate", Zero::Null)],
+            );
+            if let Some(rolling) = rolling {
+                shown.object_at_mut(&[]).set("RollingUpdate", internal(rolling, STATEFUL_ROLLING));
+            }
+            errors.push(Error::invalid(path, shown, detail));
         }
     }
 }
 
-/// The template with the volumes that the claim templates will bring.
+fn stateful_rolling(errors: &mut Errors, rolling: &Value, path: &Path<'_>) {
+    not_negative(errors, rolling, "partition", path);
+    let Some(unavailable) = given(rolling, "maxUnavailable") else { return };
+    let path = path.child("maxUnavailable");
+    workload::int_or_percent(errors, Some(unavailable), &path);
+    if workload::is_zero(Some(unavailable)) {
+        errors.push(Error::invalid(&path, unavailable.clone(), "cannot be 0"));
+    }
+    workload::at_most_whole(errors, Some(unavailable), &path);
+}
+
+const STATEFUL_ROLLING: &[(&str, &str, Zero)] =
+    &[("partition", "Partition", Zero::Number), ("maxUnavailable", "MaxUnavailable", Zero::Null)];
+
+/// The template with the volumes that the claim templates will bring, those first; the controller names its pods itself.
 fn stateful_template(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     let mut whole = spec.clone();
+    let template = whole.object_at_mut(&["template", "spec"]);
+    template.remove("hostname");
+    template.remove("subdomain");
+    let mut volumes: Vec<Value> = Vec::new();
+    let mut add = |name: &str, volume: Value| {
+        if volumes.iter().all(|v| text(v, "name") != name) {
+            volumes.push(volume);
+        }
+    };
     for claim in items(spec, "volumeClaimTemplates") {
         let name = claim.str_at(&["metadata", "name"]);
         let mut source = Object::default();
@@ -485,38 +561,29 @@ fn stateful_template(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
         let mut volume = Object::default();
         volume.set("name", name);
         volume.set("persistentVolumeClaim", source);
-        let volumes = whole.object_at_mut(&["template", "spec"]).entry("volumes");
-        match volumes {
-            Value::Array(list) if list.iter().all(|v| text(v, "name") != name) => list.push(volume.into()),
-            Value::Array(_) => {}
-            other => *other = vec![Value::Object(volume)].into(),
-        }
+        add(name, volume.into());
+    }
+    if !items(spec, "volumeClaimTemplates").is_empty() {
+        let own = spec.items_at(&["template", "spec", "volumes"]);
+        let brought = |v: &&Value| {
+            items(spec, "volumeClaimTemplates")
+                .iter()
+                .any(|c| c.str_at(&["metadata", "name"]) == text(v, "name"))
+        };
+        volumes.extend(own.iter().filter(|v| !brought(v)).cloned());
+        whole.object_at_mut(&["template", "spec"]).set("volumes", volumes);
     }
     workload::selected_template(errors, &whole, "StatefulSet", path);
 }
 
+/// What a set is made of stays: its pods are found and its claims named by it.
 fn stateful_stays(errors: &mut Errors, new: &Value, old: &Value, path: &Path<'_>) {
-    const MAY: &[&str] = &[
-        "replicas",
-        "ordinals",
-        "template",
-        "updateStrategy",
-        "revisionHistoryLimit",
-        "persistentVolumeClaimRetentionPolicy",
-        "minReadySeconds",
-    ];
-    let masked = |spec: &Value| {
-        let mut spec = spec.clone();
-        if let Some(spec) = spec.as_object_mut() {
-            spec.retain(|key, _| !MAY.contains(&key));
+    for field in ["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"] {
+        if !same(new.get(field), old.get(field)) {
+            let missing = || if field == "serviceName" { Value::str("") } else { Value::Null };
+            let bad = new.get(field).cloned().unwrap_or_else(missing);
+            errors.push(Error::invalid(&path.child(field), bad, IMMUTABLE));
         }
-        spec
-    };
-    if !same(Some(&masked(new)), Some(&masked(old))) {
-        let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
-                      'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
-                      'minReadySeconds' are forbidden";
-        errors.push(Error::forbidden(path, detail));
     }
 }
 
@@ -542,17 +609,17 @@ mod tests {
     fn stateful_sets() {
         let yaml = "{metadata: {name: s}, spec: {selector: {matchLabels: {a: b}}, serviceName: s, template: {metadata: \
                     {labels: {a: b}}, spec: {containers: [{name: c, image: i, volumeMounts: [{name: v, mountPath: /v}]}]}}, \
-                    volumeClaimTemplates: [{metadata: {name: v}, spec: {accessModes: [ReadWriteOnce]}}]}}";
+                    volumeClaimTemplates: [{metadata: {name: v}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]}}";
         assert_eq!(create_errors("apps", "StatefulSet", yaml), Vec::<String>::new());
         let set = defaulted("apps", "StatefulSet", yaml);
         assert_eq!(set.str_at(&["spec", "podManagementPolicy"]), "OrderedReady");
         assert_eq!(
             set.at(&["spec", "updateStrategy"]),
-            Some(&tree("{type: RollingUpdate, rollingUpdate: {partition: 0}}"))
+            Some(&tree("{type: RollingUpdate, rollingUpdate: {partition: 0, maxUnavailable: 1}}"))
         );
         let errors =
             update_errors("apps", "StatefulSet", yaml, &yaml.replace("serviceName: s", "serviceName: t"));
-        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors, ["spec.serviceName: Invalid value: \"t\": field is immutable"]);
     }
 
     const POD: &str = "{spec: {restartPolicy: Never, containers: [{name: c, image: i, terminationMessagePolicy: File, imagePullPolicy: \

@@ -22,6 +22,7 @@ pub(super) const SECRET: Hooks = Hooks {
     prepare_create: Some(|secret, _| fold_string_data(secret)),
     prepare_update: Some(|secret, _, _| fold_string_data(secret)),
     validate: Some(validate_secret),
+    warnings: Some(secret_warnings),
     ..NO_HOOKS
 };
 
@@ -106,6 +107,23 @@ fn validate_secret(object: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Ve
     secret_type(&mut errors, object, &data);
     errors
 }
+
+/// A certificate or key that is none.
+fn secret_warnings(secret: &Value, _old: Option<&Value>) -> Vec<String> {
+    if text(secret, "type") != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    for (key, what) in [("tls.crt", "certificate"), ("tls.key", "key")] {
+        let encoded = secret.at(&["data", key]).and_then(Value::as_str).unwrap_or_default();
+        let bytes = STANDARD.decode(encoded).unwrap_or_default();
+        if !bytes.windows(PEM_START.len()).any(|w| w == PEM_START) {
+            return vec![format!("tls: failed to find any PEM data in {what} input")];
+        }
+    }
+    Vec::new()
+}
+
+const PEM_START: &[u8] = b"-----BEGIN ";
 
 fn secret_type(errors: &mut Errors, secret: &Value, data: &Path<'_>) {
     let has = |key: &str| secret.at(&["data", key]).is_some();

@@ -30,24 +30,29 @@ fn is_own_service(object: &Value) -> bool {
 
 /// An address that traffic may be sent to. Loopback is for the API server itself (`own`).
 pub(super) fn endpoint_ip(errors: &mut Errors, address: &str, own: bool, path: &Path<'_>) {
-    let wrong = rules::ip_address(address);
-    let Ok(ip) = address.parse::<std::net::IpAddr>() else {
-        return invalid_each(errors, path, address, wrong);
-    };
+    invalid_each(errors, path, address, rules::ip_address(address));
+    in_range(errors, address, own, path);
+}
+
+/// Addresses that mean another thing on every machine are no endpoints.
+fn in_range(errors: &mut Errors, address: &str, own: bool, path: &Path<'_>) {
+    let Some(ip) = super::warn::sloppy(address) else { return };
     let v4 = |of: fn(&std::net::Ipv4Addr) -> bool| matches!(&ip, std::net::IpAddr::V4(ip) if of(ip));
+    let v6 =
+        |mask: u16, start: u16| matches!(&ip, std::net::IpAddr::V6(ip) if ip.segments()[0] & mask == start);
+    let unspecified = format!("may not be unspecified ({address})");
     let checks = [
-        (ip.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (ip.is_unspecified(), unspecified.as_str()),
         (ip.is_loopback() && !own, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         (
-            v4(std::net::Ipv4Addr::is_link_local),
+            v4(std::net::Ipv4Addr::is_link_local) || v6(0xffc0, 0xfe80),
             "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
         ),
         (
-            v4(|ip| ip.octets()[..3] == [224, 0, 0]),
+            v4(|ip| ip.octets()[..3] == [224, 0, 0]) || v6(0xff0f, 0xff02),
             "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
         ),
     ];
-    invalid_each(errors, path, address, wrong);
     for (_, detail) in checks.iter().filter(|(wrong, _)| *wrong) {
         errors.push(Error::invalid(path, address, detail));
     }
@@ -74,7 +79,8 @@ fn validate_endpoints(endpoints: &Value, _old: Option<&Value>, _cx: &Context<'_>
             for (j, address) in addresses.iter().enumerate() {
                 let path = path.child(field);
                 let path = path.index(j);
-                endpoint_ip(&mut errors, text(address, "ip"), own, &path.child("ip"));
+                let (ip, ip_path) = (text(address, "ip"), path.child("ip"));
+                invalid_each(&mut errors, &ip_path, ip, rules::ip_address(ip));
                 let host = text(address, "hostname");
                 if !host.is_empty() {
                     invalid_each(&mut errors, &path.child("hostname"), host, rules::dns_label(host));
@@ -82,6 +88,10 @@ fn validate_endpoints(endpoints: &Value, _old: Option<&Value>, _cx: &Context<'_>
                 if let Some(node) = given(address, "nodeName").and_then(Value::as_str) {
                     invalid_each(&mut errors, &path.child("nodeName"), node, rules::dns_subdomain(node));
                 }
+                if super::warn::sloppy(ip).is_none() {
+                    errors.push(Error::invalid(&ip_path, ip, "must be a valid IP address"));
+                }
+                in_range(&mut errors, ip, own, &ip_path);
             }
         }
         let ports = items(subset, "ports");

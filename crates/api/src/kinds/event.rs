@@ -3,7 +3,7 @@
 use super::look::{Errors, given, required, text};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
-use crate::kind::{Context, Conversion, Hooks};
+use crate::kind::{Conversion, Hooks};
 use crate::rules::{self, invalid_each};
 use crate::{Object, Value};
 
@@ -21,8 +21,19 @@ const NAMES: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
-pub(super) const HOOKS: Hooks =
-    Hooks { validate: Some(validate), selectable_value: Some(selectable_value), ..NO_HOOKS };
+/// Events of events.k8s.io.
+pub(super) const HOOKS: Hooks = Hooks {
+    validate: Some(|event, _, _| validate(event, "reportingController")),
+    selectable_value: Some(selectable_value),
+    ..NO_HOOKS
+};
+
+/// Events of core, which are hardly checked for compatibility's sake.
+pub(super) const CORE: Hooks = Hooks {
+    validate: Some(|event, _, _| validate(event, "reportingComponent")),
+    name_rule: Some(rules::path_segment),
+    ..HOOKS
+};
 
 /// events.k8s.io to core and back.
 pub(super) const CONVERSION: Conversion = Conversion {
@@ -49,7 +60,7 @@ fn rename(event: &mut Value, direction: fn((&'static str, &'static str)) -> (&'s
     }
 }
 
-fn validate(event: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+fn validate(event: &Value, reporter: &'static str) -> Vec<field::Error> {
     let mut errors = Vec::new();
     let namespace = event.str_at(&["metadata", "namespace"]);
     let about = event.str_at(&["involvedObject", "namespace"]);
@@ -64,16 +75,16 @@ fn validate(event: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Vec<field:
         errors.push(Error::invalid(&path.child("namespace"), about, "does not match event.namespace"));
     }
     if is_new {
-        new_event(&mut errors, event, cx);
+        new_event(&mut errors, event, reporter);
     }
     errors
 }
 
 /// What events.k8s.io asks for, and what core asks for once an event has an `eventTime`.
-fn new_event(errors: &mut Errors, event: &Value, _cx: &Context<'_>) {
+fn new_event(errors: &mut Errors, event: &Value, reporter: &'static str) {
     let root = Path::root("");
     let controller = text(event, "reportingComponent");
-    let path = Path::root("reportingController");
+    let path = Path::root(reporter);
     if controller.is_empty() {
         errors.push(Error::required(&path, ""));
     }

@@ -97,7 +97,7 @@ pub(crate) fn not_negative(errors: &mut Errors, value: &Value, field: &str, path
 /// The number must be at least 1.
 pub(crate) fn positive(errors: &mut Errors, n: i64, path: &Path<'_>) {
     if n <= 0 {
-        errors.push(Error::invalid(path, n, "must be greater than 0"));
+        errors.push(Error::invalid(path, n, "must be greater than zero"));
     }
 }
 
@@ -168,6 +168,32 @@ pub(crate) fn quantity(value: Option<&Value>) -> Quantity {
 /// How two quantities compare.
 pub(crate) fn compare_quantities(a: Option<&Value>, b: Option<&Value>) -> Ordering {
     quantity(a).cmp(&quantity(b))
+}
+
+/// A struct as messages print those of which upstream's internal type has no JSON names: Go's names in the type's order, each
+/// with what stands there where nothing is given.
+pub(crate) fn internal(value: &Value, fields: &[(&str, &'static str, Zero)]) -> Value {
+    let mut shown = Object::default();
+    for (name, go, zero) in fields {
+        let zero = || match zero {
+            Zero::Null => Value::Null,
+            Zero::Text => Value::str(""),
+            Zero::Number => Value::Int(0),
+        };
+        shown.set(go, given(value, name).cloned().unwrap_or_else(zero));
+    }
+    shown.into()
+}
+
+/// What stands for a field that is not given.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Zero {
+    /// `null`: a pointer, a list, a map.
+    Null,
+    /// `""`
+    Text,
+    /// `0`
+    Number,
 }
 
 /// Sets a field that is missing or null.

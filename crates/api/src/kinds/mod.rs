@@ -12,6 +12,8 @@ mod csi;
 mod endpoints;
 mod event;
 mod flow;
+mod job_policy;
+mod limit_range;
 mod look;
 pub mod namespace;
 mod networking;
@@ -26,6 +28,7 @@ mod schedule;
 pub mod service;
 mod storage;
 pub mod usage;
+mod warn;
 mod webhook;
 mod workload;
 

@@ -5,7 +5,7 @@ use super::pod::affinity::taint_effect;
 use super::pod::container::resource_value;
 use super::row::NO_HOOKS;
 use crate::Value;
-use crate::field::{self, Error, Path};
+use crate::field::{self, Error, Path, Quoted};
 use crate::kind::{Context, Hooks};
 use crate::rules::{self, invalid_each};
 
@@ -57,11 +57,38 @@ fn validate(node: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::
     let (spec, metadata) = (node.get("spec").unwrap_or(&empty), Path::root("metadata"));
     taints(&mut errors, items(spec, "taints"), &metadata.child("taints"));
     amounts(&mut errors, node);
+    declared_features(&mut errors, node.items_at(&["status", "declaredFeatures"]));
     match old {
         None => pod_ranges(&mut errors, spec),
         Some(old) => changes(&mut errors, node, old),
     }
     errors
+}
+
+/// Names of features in CamelCase, sorted, each once.
+fn declared_features(errors: &mut Errors, features: &[Value]) {
+    let status = Path::root("status");
+    let list = status.child("declaredFeatures");
+    let mut last: Option<&str> = None;
+    for (i, feature) in features.iter().filter_map(Value::as_str).enumerate() {
+        match last {
+            Some(before) if before == feature => errors.push(Error::duplicate(&list.index(i), feature)),
+            Some(before) if before > feature => {
+                errors.push(Error::invalid(&list.index(i), feature, "list must be sorted alphabetically"));
+            }
+            _ => {}
+        }
+        last = Some(feature);
+        let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !feature.split('/').all(part) || !feature.starts_with(|c: char| c.is_ascii_uppercase()) {
+            let detail = format!(
+                "invalid feature name {}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' \
+                 (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+                feature.quoted()
+            );
+            errors.push(Error::invalid(&list.index(i), feature, detail));
+        }
+    }
 }
 
 fn taints(errors: &mut Errors, taints: &[Value], path: &Path<'_>) {

@@ -1,11 +1,10 @@
-//! Limits on what a namespace may use, on what may go away, and who goes first: limit ranges, resource quotas, disruption
-//! budgets, priority classes, leases.
+//! Limits on what a namespace may use, on what may go away, and who goes first: resource quotas, disruption budgets, priority classes, leases.
 
 use super::look::{
-    Errors, IMMUTABLE, compare_quantities, entries, given, int, items_mut, one_of, one_of_given, same,
-    set_missing, text,
+    Errors, IMMUTABLE, Zero, entries, given, int, internal, items, one_of, one_of_given, same, set_missing,
+    text,
 };
-use super::pod::container::resource_value;
+use super::pod::container::{resource_name_basic, resource_value};
 use super::row::NO_HOOKS;
 use super::workload::int_or_percent;
 use crate::field::{self, Error, Path};
@@ -48,10 +47,9 @@ const SCOPES: &[&str] = &[
     "VolumeAttributesClass",
 ];
 
-pub(super) const LIMIT_RANGE: Hooks =
-    Hooks { default: Some(default_limit_range), validate: Some(validate_limit_range), ..NO_HOOKS };
 pub(super) const RESOURCE_QUOTA: Hooks = Hooks { validate: Some(validate_quota), ..NO_HOOKS };
-pub(super) const DISRUPTION_BUDGET: Hooks = Hooks { validate: Some(validate_budget), ..NO_HOOKS };
+pub(super) const DISRUPTION_BUDGET: Hooks =
+    Hooks { validate: Some(validate_budget), name_rule: Some(rules::path_segment), ..NO_HOOKS };
 pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     default: Some(|class| set_missing(class, "preemptionPolicy", Value::str("PreemptLowerPriority"))),
     validate: Some(validate_priority),
@@ -60,114 +58,12 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
 pub(super) const RUNTIME_CLASS: Hooks = Hooks { validate: Some(validate_runtime), ..NO_HOOKS };
 pub(super) const LEASE: Hooks = Hooks { validate: Some(validate_lease), ..NO_HOOKS };
 
-/// Fills `to` with what it lacks of `from`.
-fn fill(item: &mut Value, to: &'static str, from: &str) {
-    let Some(amounts) = item.get(from).and_then(Value::as_object).cloned() else { return };
-    let target = item.object_at_mut(&[to]);
-    for (name, amount) in amounts {
-        if !target.contains_key(&name) {
-            target.push_unchecked(name, amount);
-        }
-    }
-}
-
-fn default_limit_range(range: &mut Value) {
-    for item in range.get_mut("spec").into_iter().flat_map(|spec| items_mut(spec, "limits")) {
-        if text(item, "type") == "Container" {
-            fill(item, "default", "max");
-            fill(item, "defaultRequest", "default");
-            fill(item, "defaultRequest", "min");
-        }
-    }
-}
-
-fn validate_limit_range(range: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
-    let mut errors = Vec::new();
-    let spec = Path::root("spec");
-    let list = spec.child("limits");
-    let limits = range.items_at(&["spec", "limits"]);
-    for (i, item) in limits.iter().enumerate() {
-        let (path, kind) = (list.index(i), text(item, "type"));
-        if kind.is_empty() {
-            errors.push(Error::required(&path.child("type"), ""));
-        }
-        if limits[..i].iter().any(|l| text(l, "type") == kind) {
-            errors.push(Error::duplicate(&path.child("type"), kind));
-        }
-        if kind == "Pod" {
-            for field in ["default", "defaultRequest"] {
-                if !super::look::is_empty_map(item.get(field)) {
-                    let detail = "may not be specified when `type` is 'Pod'";
-                    errors.push(Error::forbidden(&path.child(field), detail));
-                }
-            }
-        }
-        limit_item(&mut errors, item, &path);
-        limit_names(&mut errors, item, kind, &path);
-    }
-    errors
-}
-
-fn limit_names(errors: &mut Errors, item: &Value, kind: &str, path: &Path<'_>) {
-    const FIELDS: &[&str] = &["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
-    for field in FIELDS {
-        let list = path.child(field);
-        for (name, amount) in entries(item, field) {
-            invalid_each(errors, &list.key(name), name.as_str(), rules::qualified_name(name));
-            if *field == "maxLimitRequestRatio"
-                && compare_quantities(Some(amount), Some(&Value::Int(1))).is_lt()
-            {
-                let shown = plain(amount);
-                let detail = format!("ratio {shown} is less than 1");
-                errors.push(Error::invalid(&list.key(name), shown, detail));
-            }
-        }
-    }
-    let says = |field: &str| item.at(&[field, "storage"]).is_some();
-    if kind == "PersistentVolumeClaim" && !says("min") && !says("max") {
-        let detail = "either minimum or maximum storage value is required, but neither was provided";
-        errors.push(Error::required(&path.child("limits"), detail));
-    }
-}
-
-/// min ≤ defaultRequest ≤ default ≤ max, resource by resource.
-fn limit_item(errors: &mut Errors, item: &Value, path: &Path<'_>) {
-    const ORDER: &[(&str, &str, &str)] = &[
-        ("min", "max", "min value {} is greater than max value {}"),
-        ("min", "defaultRequest", "min value {} is greater than default request value {}"),
-        ("defaultRequest", "max", "default request value {} is greater than max value {}"),
-        ("defaultRequest", "default", "default request value {} is greater than default limit value {}"),
-        ("min", "default", "min value {} is greater than default value {}"),
-        ("default", "max", "default value {} is greater than max value {}"),
-    ];
-    for (low, high, detail) in ORDER {
-        for (name, small) in entries(item, low) {
-            let Some(large) = item.at(&[high, name]) else { continue };
-            if compare_quantities(Some(small), Some(large)).is_gt() {
-                let (small, large) = (plain(small), plain(large));
-                let at = path.child(if *low == "defaultRequest" || *high == "defaultRequest" {
-                    "defaultRequest"
-                } else {
-                    low
-                });
-                let bad = if *high == "defaultRequest" { &large } else { &small };
-                let detail = detail.replacen("{}", &small, 1).replacen("{}", &large, 1);
-                errors.push(Error::invalid(&at.key(name), bad.as_str(), detail));
-            }
-        }
-    }
-}
-
-fn plain(amount: &Value) -> String {
-    super::look::quantity(Some(amount)).to_string()
-}
-
 fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
     let (empty, spec, status) = (Value::Null, Path::root("spec"), Path::root("status"));
     let mut amounts = |of: &Value, list: &str, path: &Path<'_>| {
         for (name, amount) in entries(of, list) {
-            invalid_each(&mut errors, &path.key(name), name.as_str(), rules::qualified_name(name));
+            resource_name_basic(&mut errors, name, &path.key(name));
             let huge = |name: &str| name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-");
             if !name.contains('/') && !QUOTA_RESOURCES.contains(&name.as_str()) && !huge(name) {
                 let detail = "must be a standard resource for quota";
@@ -192,30 +88,89 @@ fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<f
     errors
 }
 
-fn scopes(errors: &mut Errors, quota: &Value, path: &Path<'_>) {
-    let (list, all) = (path.child("scopes"), quota.items_at(&["spec", "scopes"]));
-    let names: Vec<&str> = all.iter().map(|scope| scope.as_str().unwrap_or_default()).collect();
-    let bad = || Value::from(all.to_vec());
-    for _ in names.iter().filter(|name| !SCOPES.contains(name)) {
-        errors.push(Error::invalid(&list, bad(), "unsupported scope"));
-    }
-    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if names.contains(&one) && names.contains(&other) {
-            errors.push(Error::invalid(&list, bad(), "conflicting scopes"));
-        }
-    }
-    let selector = path.child("scopeSelector");
-    let list = selector.child("matchExpressions");
-    for (i, one) in quota.items_at(&["spec", "scopeSelector", "matchExpressions"]).iter().enumerate() {
-        scope_requirement(errors, one, &list.index(i));
+const COMPUTE: &[&str] = &["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+/// Only what is there or not can be said of pods that ask for no resources.
+const ONLY_EXISTS: &str = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, \
+     ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or \
+     ResourceQuotaScopeCrossNamespacePodAffinity";
+
+/// Can a quota with this scope limit the resource?
+fn scope_covers(scope: &str, resource: &str) -> bool {
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        scope if SCOPES.contains(&scope) => resource == "pods" || COMPUTE.contains(&resource),
+        _ => true,
     }
 }
 
-fn scope_requirement(errors: &mut Errors, one: &Value, path: &Path<'_>) {
+fn scopes(errors: &mut Errors, quota: &Value, path: &Path<'_>) {
+    let (list, all) = (path.child("scopes"), quota.items_at(&["spec", "scopes"]));
+    let names: Vec<&str> = all.iter().map(|scope| scope.as_str().unwrap_or_default()).collect();
+    let hard = || entries(quota.get("spec").unwrap_or(&Value::Null), "hard").map(|(name, _)| name.as_str());
+    let uncovered = |scope: &str| {
+        hard().filter(|name| QUOTA_RESOURCES.contains(name) && !scope_covers(scope, name)).count()
+    };
+    let bad = || Value::from(all.to_vec());
+    for name in &names {
+        if !SCOPES.contains(name) {
+            errors.push(Error::invalid(&list, bad(), "unsupported scope"));
+        }
+        for _ in 0..uncovered(name) {
+            errors.push(Error::invalid(&list, bad(), "unsupported scope applied to resource"));
+        }
+    }
+    conflicts(errors, &names, &bad(), &list);
+    let Some(selector) = quota.at(&["spec", "scopeSelector"]) else { return };
+    let at = path.child("scopeSelector");
+    let expressions = at.child("matchExpressions");
+    for one in items(selector, "matchExpressions") {
+        let detail = "unsupported scope applied to resource";
+        let wrong = || Error::invalid(&expressions, selector_shown(selector), detail);
+        let times = uncovered(text(one, "scopeName"));
+        scope_requirement(errors, one, &expressions, std::iter::repeat_with(wrong).take(times));
+    }
+    let selected: Vec<&str> =
+        items(selector, "matchExpressions").iter().map(|one| text(one, "scopeName")).collect();
+    conflicts(errors, &selected, &bad(), &list);
+}
+
+fn conflicts(errors: &mut Errors, names: &[&str], bad: &Value, path: &Path<'_>) {
+    for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if names.contains(&one) && names.contains(&other) {
+            errors.push(Error::invalid(path, bad, "conflicting scopes"));
+        }
+    }
+}
+
+fn selector_shown(selector: &Value) -> Value {
+    const ONE: &[(&str, &str, Zero)] = &[
+        ("scopeName", "ScopeName", Zero::Text),
+        ("operator", "Operator", Zero::Text),
+        ("values", "Values", Zero::Null),
+    ];
+    let mut shown = Value::object();
+    let all: Vec<Value> = items(selector, "matchExpressions").iter().map(|one| internal(one, ONE)).collect();
+    shown.object_at_mut(&[]).set("MatchExpressions", all);
+    shown
+}
+
+/// Upstream names the list and not which of its items is wrong.
+fn scope_requirement(
+    errors: &mut Errors,
+    one: &Value,
+    path: &Path<'_>,
+    uncovered: impl Iterator<Item = field::Error>,
+) {
     let (scope, operator) = (text(one, "scopeName"), text(one, "operator"));
-    let (values, list) = (super::look::items(one, "values"), path.child("values"));
+    let (values, list) = (items(one, "values"), path.child("values"));
     if !SCOPES.contains(&scope) {
         errors.push(Error::invalid(&path.child("scopeName"), scope, "unsupported scope"));
+    }
+    errors.extend(uncovered);
+    let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+    if SCOPES.contains(&scope) && !by_value && operator != "Exists" {
+        errors.push(Error::invalid(&path.child("operator"), operator, ONLY_EXISTS));
     }
     match operator {
         "In" | "NotIn" if values.is_empty() => {
@@ -223,17 +178,10 @@ fn scope_requirement(errors: &mut Errors, one: &Value, path: &Path<'_>) {
             errors.push(Error::required(&list, detail));
         }
         "Exists" | "DoesNotExist" if !values.is_empty() => {
-            let detail = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
+            let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
             errors.push(Error::invalid(&list, Value::from(values.to_vec()), detail));
         }
-        "In" | "NotIn" | "Exists" | "DoesNotExist" => {
-            if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
-                let detail = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
-                              ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
-                              ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
-                errors.push(Error::invalid(&path.child("operator"), operator, detail));
-            }
-        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
         other => errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator")),
     }
 }
@@ -248,7 +196,13 @@ fn validate_budget(budget: &Value, _old: Option<&Value>, cx: &Context<'_>) -> Ve
     let (available, unavailable) = (given(spec, "minAvailable"), given(spec, "maxUnavailable"));
     if available.is_some() && unavailable.is_some() {
         let detail = "minAvailable and maxUnavailable cannot be both set";
-        errors.push(Error::invalid(&path, spec.clone(), detail));
+        const SPEC: &[(&str, &str, Zero)] = &[
+            ("minAvailable", "MinAvailable", Zero::Null),
+            ("selector", "Selector", Zero::Null),
+            ("maxUnavailable", "MaxUnavailable", Zero::Null),
+            ("unhealthyPodEvictionPolicy", "UnhealthyPodEvictionPolicy", Zero::Null),
+        ];
+        errors.push(Error::invalid(&path, internal(spec, SPEC), detail));
     }
     int_or_percent(&mut errors, available, &path.child("minAvailable"));
     int_or_percent(&mut errors, unavailable, &path.child("maxUnavailable"));
@@ -361,7 +315,14 @@ mod tests {
             ),
             (
                 "{spec: {hard: {apples: 1}}}",
-                &["spec.hard[apples]: Invalid value: \"apples\": must be a standard resource for quota"],
+                &[
+                    "spec.hard[apples]: Invalid value: \"apples\": must be a standard resource type or fully qualified",
+                    "spec.hard[apples]: Invalid value: \"apples\": must be a standard resource for quota",
+                ],
+            ),
+            (
+                "{spec: {hard: {secrets: 1}, scopes: [BestEffort]}}",
+                &["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"],
             ),
             (
                 "{spec: {hard: {pods: '-1'}}}",
@@ -374,7 +335,7 @@ mod tests {
             (
                 "{spec: {scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In}]}}}",
                 &[
-                    "spec.scopeSelector.matchExpressions[0].values: Required value: must be at least one value when `operator` is 'In' \
+                    "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' \
                      or 'NotIn' for scope selector",
                 ],
             ),

@@ -2,8 +2,8 @@
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
 use super::{
-    autoscaling, batch, certificate, columns, config, crd, csi, endpoints, event, flow, namespace,
-    networking, node, plain, pod, quota, rbac, service, storage, webhook, workload,
+    autoscaling, batch, certificate, columns, config, crd, csi, endpoints, event, flow, limit_range,
+    namespace, networking, node, plain, pod, quota, rbac, service, storage, webhook, workload,
 };
 use crate::kind::{Subresource, Verb};
 
@@ -124,8 +124,8 @@ pub(super) const ROWS: &[Row] = &[
     cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
     namespaced("", "ConfigMap", "configmaps").hooks(config::CONFIG_MAP).columns(columns::CONFIG_MAP).short(&["cm"]),
     namespaced("", "Endpoints", "endpoints").hooks(endpoints::ENDPOINTS).columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
-    namespaced("", "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
-    namespaced("", "LimitRange", "limitranges").hooks(quota::LIMIT_RANGE).short(&["limits"]).create_on_update(),
+    namespaced("", "Event", "events").hooks(event::CORE).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
+    namespaced("", "LimitRange", "limitranges").hooks(limit_range::LIMIT_RANGE).short(&["limits"]).create_on_update(),
     cluster("", "Namespace", "namespaces").hooks(namespace::HOOKS).columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
         .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
     cluster("", "Node", "nodes").hooks(node::HOOKS).columns(columns::NODE).short(&["no"]).subresources(NODE_SUBRESOURCES).keeps_status().prefix("minions")

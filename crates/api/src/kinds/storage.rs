@@ -3,6 +3,7 @@
 use super::look::{
     Errors, given, items, one_of_given, quantity, required, same, set_empty, set_missing, text,
 };
+use super::pod;
 use super::pod::affinity::node_selector;
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
@@ -32,12 +33,25 @@ pub(super) const CLAIM: Hooks = Hooks {
     default: Some(default_claim),
     prepare_create: Some(|claim, _| pending(claim)),
     validate: Some(validate_claim),
+    warnings: Some(|claim, _| {
+        let mut warnings = Vec::new();
+        super::warn::claim_spec(
+            &mut warnings,
+            claim.get("spec").unwrap_or(&Value::Null),
+            &Path::root("spec"),
+        );
+        warnings
+    }),
     ..NO_HOOKS
 };
 
 pub(super) const VOLUME: Hooks = Hooks {
     default: Some(default_volume),
-    prepare_create: Some(|volume, _| pending(volume)),
+    prepare_create: Some(|volume, cx| {
+        pending(volume);
+        let now = crate::time::rfc3339(cx.now_ms);
+        volume.object_at_mut(&["status"]).set("lastPhaseTransitionTime", now);
+    }),
     validate: Some(validate_volume),
     ..NO_HOOKS
 };
@@ -62,8 +76,12 @@ pub(super) fn default_claim(claim: &mut Value) {
     }
 }
 
-/// `dataSource` and `dataSourceRef` say the same, unless the latter names a namespace.
+/// `dataSource` and `dataSourceRef` say the same. A reference into another namespace goes: its feature is off by default.
 fn mirror_data_source(spec: &mut Value) {
+    if !spec.str_at(&["dataSourceRef", "namespace"]).is_empty() {
+        spec.object_at_mut(&[]).remove("dataSourceRef");
+        return;
+    }
     let (source, reference) = (given(spec, "dataSource").cloned(), given(spec, "dataSourceRef").cloned());
     let spec = spec.object_at_mut(&[]);
     match (source, reference) {
@@ -158,17 +176,27 @@ pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
         }
         Some(_) => {}
     }
-    for field in ["storageClassName", "volumeAttributesClassName"] {
-        let class = text(spec, field);
-        if !class.is_empty() {
-            invalid_each(errors, &path.child(field), class, rules::dns_subdomain(class));
-        }
-    }
+    class(errors, spec, "storageClassName", path);
     one_of_given(errors, spec, "volumeMode", VOLUME_MODES, path);
-    for field in ["dataSource", "dataSourceRef"] {
-        if let Some(source) = given(spec, field) {
+    let (source, reference) = (given(spec, "dataSource"), given(spec, "dataSourceRef"));
+    for (field, source) in [("dataSource", source), ("dataSourceRef", reference)] {
+        if let Some(source) = source {
             data_source(errors, source, &path.child(field));
         }
+    }
+    let differ =
+        |(a, b): (&Value, &Value)| ["apiGroup", "kind", "name"].iter().any(|part| a.get(part) != b.get(part));
+    if source.zip(reference).is_some_and(differ) {
+        // Upstream shows the path itself, of which nothing is public.
+        errors.push(Error::invalid(path, Value::object(), "must match dataSourceRef"));
+    }
+    class(errors, spec, "volumeAttributesClassName", path);
+}
+
+fn class(errors: &mut Errors, spec: &Value, field: &'static str, path: &Path<'_>) {
+    let class = text(spec, field);
+    if !class.is_empty() {
+        invalid_each(errors, &path.child(field), class, rules::dns_subdomain(class));
     }
 }
 
@@ -179,7 +207,8 @@ fn data_source(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     if group.is_empty() && kind != "PersistentVolumeClaim" {
         let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
         errors.push(Error::invalid(path, kind, detail));
-    } else if !group.is_empty() {
+    }
+    if !group.is_empty() {
         invalid_each(errors, &path.child("apiGroup"), group, rules::dns_subdomain(group));
     }
 }
@@ -198,6 +227,29 @@ fn access_modes(errors: &mut Errors, spec: &Value, missing: &str, path: &Path<'_
     }
 }
 
+/// `storage`, and nothing else.
+fn capacity(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
+    let all = super::look::entries(spec, "capacity");
+    let count = all.count();
+    if count == 0 {
+        errors.push(Error::required(path, ""));
+    }
+    if count != 1 || spec.at(&["capacity", "storage"]).is_none() {
+        let shown = given(spec, "capacity").cloned().unwrap_or_default();
+        errors.push(Error::not_supported(path, shown, &["storage"]));
+    }
+    for (name, amount) in super::look::entries(spec, "capacity") {
+        let value = quantity(Some(amount));
+        if value.sign() < 0 {
+            errors.push(Error::invalid(&path.key(name), value.value(), "must be a valid resource quantity"));
+        }
+        if value.sign() <= 0 {
+            let shown = amount.as_str().unwrap_or_default();
+            errors.push(Error::invalid(&path.key(name), shown, "must be greater than zero"));
+        }
+    }
+}
+
 fn sources(spec: &Value) -> Vec<(&str, &Value)> {
     let fields = spec.as_object().into_iter().flat_map(crate::Object::iter);
     fields.map(|(k, v)| (k.as_str(), v)).filter(|(k, v)| !NOT_A_SOURCE.contains(k) && !v.is_null()).collect()
@@ -211,21 +263,7 @@ fn validate_volume(volume: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec
     }
     let spec = volume.get("spec").unwrap_or(&empty);
     access_modes(&mut errors, spec, "", &path);
-    match spec.at(&["capacity", "storage"]) {
-        None if super::look::is_empty_map(spec.get("capacity")) => {
-            errors.push(Error::required(&path.child("capacity"), ""));
-        }
-        None => errors.push(Error::not_supported(&path.child("capacity"), Value::Null, &["storage"])),
-        Some(amount) if quantity(Some(amount)).sign() <= 0 => {
-            let bad = quantity(Some(amount)).to_string();
-            errors.push(Error::invalid(
-                &path.child("capacity").key("storage"),
-                bad,
-                "must be greater than zero",
-            ));
-        }
-        Some(_) => {}
-    }
+    capacity(&mut errors, spec, &path.child("capacity"));
     let policy = text(spec, "persistentVolumeReclaimPolicy");
     if !policy.is_empty() && !RECLAIM.contains(&policy) {
         errors.push(Error::not_supported(&path.child("persistentVolumeReclaimPolicy"), policy, RECLAIM));
@@ -250,6 +288,18 @@ fn validate_volume(volume: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec
         invalid_each(&mut errors, &path.child("storageClassName"), class, rules::dns_subdomain(class));
     }
     one_of_given(&mut errors, spec, "volumeMode", VOLUME_MODES, &path);
+    if let Some(class) = given(spec, "volumeAttributesClassName").and_then(Value::as_str) {
+        let at = path.child("volumeAttributesClassName");
+        if class.is_empty() {
+            errors.push(Error::required(&at, "an empty string is disallowed"));
+        } else {
+            invalid_each(&mut errors, &at, class, rules::dns_subdomain(class));
+        }
+        if given(spec, "csi").is_none() {
+            let detail = "has to be specified when using volumeAttributesClassName";
+            errors.push(Error::required(&path.child("csi"), detail));
+        }
+    }
     if let Some(old) = old.and_then(|old| old.get("spec")) {
         volume_stays(&mut errors, spec, old);
     }
@@ -284,36 +334,82 @@ fn same_sources(new: &Value, old: &Value) -> bool {
         && new.iter().all(|(k, v)| old.iter().any(|(o, w)| k == o && same(Some(v), Some(w))))
 }
 
+/// Every source in upstream's order.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+
 fn volume_source(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
-    let all = sources(spec);
-    if all.is_empty() {
+    let mut seen = false;
+    for &kind in SOURCES {
+        let Some(source) = given(spec, kind) else { continue };
+        let (many, own) = pod::volume::spelled(kind);
+        // A flexVolume may stand beside anything else.
+        if seen && kind != "flexVolume" {
+            errors.push(Error::forbidden(&path.child(many), "may not specify more than 1 volume type"));
+            continue;
+        }
+        seen = true;
+        let at = path.child(own);
+        match (kind, pod::drivers::rule(kind)) {
+            ("hostPath", _) => pod::volume::host_path(errors, source, &at),
+            ("local", _) => local(errors, spec, source, path),
+            ("csi", _) => csi_source(errors, source, &at),
+            (_, Some(rule)) => rule(errors, source, pod::drivers::Place::Persistent, &at),
+            _ => {}
+        }
+    }
+    if !seen {
         errors.push(Error::required(path, "must specify a volume type"));
     }
-    for (name, _) in all.iter().skip(1) {
-        errors.push(Error::forbidden(&path.child(name), "may not specify more than 1 volume type"));
+}
+
+fn local(errors: &mut Errors, spec: &Value, source: &Value, path: &Path<'_>) {
+    let at = path.child("local");
+    match text(source, "path") {
+        "" => errors.push(Error::required(&at.child("path"), "")),
+        _ => no_steps_back(errors, source, &at),
     }
-    match all.first() {
-        Some(("hostPath" | "local", source)) => {
-            required(errors, source, "path", &path.child(all[0].0));
-            no_steps_back(errors, source, &path.child(all[0].0));
-        }
-        Some(("nfs", source)) => {
-            let (path, folder) = (path.child("nfs"), text(source, "path"));
-            required(errors, source, "server", &path);
-            required(errors, source, "path", &path);
-            if !folder.is_empty() && !folder.starts_with('/') {
-                errors.push(Error::invalid(&path.child("path"), folder, "must be an absolute path"));
-            }
-        }
-        Some(("csi", source)) => {
-            let path = path.child("csi");
-            super::pod::volume::csi_driver_name(errors, text(source, "driver"), &path.child("driver"));
-            required(errors, source, "volumeHandle", &path);
-        }
-        _ => {}
-    }
-    if all.first().is_some_and(|(name, _)| *name == "local") && given(spec, "nodeAffinity").is_none() {
+    if spec.at(&["nodeAffinity", "required"]).is_none() {
         errors.push(Error::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+}
+
+fn csi_source(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+    pod::volume::csi_driver_name(errors, text(source, "driver"), &path.child("driver"));
+    required(errors, source, "volumeHandle", path);
+    let secrets = [
+        "controllerPublishSecretRef",
+        "controllerExpandSecretRef",
+        "nodePublishSecretRef",
+        "nodeExpandSecretRef",
+    ];
+    for field in secrets {
+        let Some(secret) = given(source, field) else { continue };
+        let path = path.child(field);
+        super::look::required_by(errors, secret, "name", &path, rules::dns_subdomain);
+        super::look::required_by(errors, secret, "namespace", &path, rules::dns_label);
     }
 }
 

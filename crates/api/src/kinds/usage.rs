@@ -117,16 +117,32 @@ fn pod(usage: &mut Usage, pod: &Value) {
     }
 }
 
-/// `requests` or `limits` of a whole pod: the containers together or the largest moment of its start, and what the pod itself
-/// costs. Init containers that go on running (sidecars) count with the containers from their start on.
+fn amounts(of: &Value, side: &str) -> Usage {
+    let list = of.at(&["resources", side]).and_then(Value::as_object);
+    list.into_iter()
+        .flat_map(Object::iter)
+        .map(|(k, v): (&Str, &Value)| (k.to_string(), quantity(Some(v))))
+        .collect()
+}
+
+/// `requests` or `limits` of a whole pod: what it says of itself or its containers need, and what the pod itself costs.
 pub fn pod_total(spec: &Value, side: &str) -> Usage {
-    let amounts = |of: &Value| -> Usage {
-        let list = of.at(&["resources", side]).and_then(Value::as_object);
-        list.into_iter()
-            .flat_map(Object::iter)
-            .map(|(k, v): (&Str, &Value)| (k.to_string(), quantity(Some(v))))
-            .collect()
-    };
+    let mut running = containers_total(spec, side);
+    // What a pod says of itself as a whole comes before the sum of its parts.
+    running.extend(amounts(spec, side));
+    for (name, amount) in entries(spec, "overhead") {
+        let limited = running.contains_key(name.as_str());
+        if side == "requests" || limited {
+            add(&mut running, name.as_str(), quantity(Some(amount)));
+        }
+    }
+    running
+}
+
+/// `requests` or `limits` of the containers together, or of the largest moment of the start. Init containers that go on running
+/// (sidecars) count with the containers from their start on.
+pub fn containers_total(spec: &Value, side: &str) -> Usage {
+    let amounts = |of: &Value| amounts(of, side);
     let plus =
         |to: &mut Usage, more: &Usage| more.iter().for_each(|(name, amount)| add(to, name.as_str(), *amount));
     let most = |to: &mut Usage, other: Usage| {
@@ -150,14 +166,6 @@ pub fn pod_total(spec: &Value, side: &str) -> Usage {
         most(&mut starting, moment);
     }
     most(&mut running, starting);
-    // What a pod says of itself as a whole comes before the sum of its parts.
-    running.extend(amounts(spec));
-    for (name, amount) in entries(spec, "overhead") {
-        let limited = running.contains_key(name.as_str());
-        if side == "requests" || limited {
-            add(&mut running, name.as_str(), quantity(Some(amount)));
-        }
-    }
     running
 }
 

@@ -1,8 +1,8 @@
 //! Controllers of pods that should run for ever: replication controllers, replica sets, deployments, daemon sets.
 
 use super::look::{
-    Errors, IMMUTABLE, given, int, int_or_zero, is_empty_map, not_negative, same, set_empty, set_missing,
-    text,
+    Errors, IMMUTABLE, Zero, given, int, int_or_zero, internal, is_empty_map, not_negative, same, set_empty,
+    set_missing, text,
 };
 use super::pod;
 use super::row::NO_HOOKS;
@@ -52,6 +52,7 @@ pub(super) const DAEMON_SET: Hooks = Hooks {
 pub(super) const POD_TEMPLATE: Hooks = Hooks {
     default: Some(|o| pod::defaults::template(o, "template")),
     validate: Some(validate_pod_template),
+    warnings: Some(pod::warnings::of_template),
     ..NO_HOOKS
 };
 
@@ -171,24 +172,28 @@ fn validate_replication_controller(
     if is_empty_map(spec.get("selector")) {
         errors.push(Error::required(&path.child("selector"), ""));
     }
+    controlled_template(&mut errors, spec, &path.child("template"));
+    // Upstream tells what it declares, not programs, last.
     match int(spec, "replicas") {
         None => errors.push(Error::required(&path.child("replicas"), "")),
         Some(_) => not_negative(&mut errors, spec, "replicas", &path),
     }
-    let template_path = path.child("template");
+    errors
+}
+
+fn controlled_template(errors: &mut Errors, spec: &Value, template_path: &Path<'_>) {
     let Some(template) = given(spec, "template") else {
-        errors.push(Error::required(&template_path, ""));
-        return errors;
+        errors.push(Error::required(template_path, ""));
+        return;
     };
     let labels = template.at(&["metadata", "labels"]);
     let selected =
         super::look::entries(spec, "selector").all(|(key, v)| labels.and_then(|l| l.get(key)) == Some(v));
     if !selected {
-        mismatch(&mut errors, labels, &template_path);
+        mismatch(errors, labels, template_path);
     }
-    pod::template(&mut errors, template, &template_path);
-    runs_for_ever(&mut errors, template, "ReplicationController", &template_path);
-    errors
+    pod::template(errors, template, template_path);
+    runs_for_ever(errors, template, "ReplicationController", template_path);
 }
 
 fn mismatch(errors: &mut Errors, labels: Option<&Value>, template: &Path<'_>) {
@@ -225,13 +230,24 @@ pub(super) fn selector(errors: &mut Errors, spec: &Value, of: &str, path: &Path<
 }
 
 /// The template of a replica set, deployment or stateful set: its labels match, its pods run for ever.
-pub(super) fn selected_template(errors: &mut Errors, spec: &Value, kind: &str, path: &Path<'_>) {
-    let path = path.child("template");
+pub(super) fn selected_template(errors: &mut Errors, spec: &Value, kind: &str, owner: &Path<'_>) {
+    let path = owner.child("template");
     let empty = Value::Null;
     let template = spec.get("template").unwrap_or(&empty);
     let labels = template.at(&["metadata", "labels"]);
-    let selector = given(spec, "selector").filter(|s| !meta::selector_is_empty(Some(s)));
-    if selector.is_some_and(|s| !meta::selector_matches(s, labels)) {
+    let selector = given(spec, "selector");
+    // A selector that cannot be understood is told once more, and then nobody looks at the template.
+    if let Some(broken) = selector.filter(|s| !meta::selector_is_sound(s)) {
+        let detail = if kind == "StatefulSet" { "" } else { "invalid label selector" };
+        errors.push(Error::invalid(&owner.child("selector"), broken.clone(), detail));
+        if kind == "StatefulSet" {
+            runs_for_ever(errors, template, kind, &path);
+        }
+        return;
+    }
+    // None selects nothing, an empty one everything.
+    let matches = |s: &Value| meta::selector_is_empty(Some(s)) || meta::selector_matches(s, labels);
+    if !selector.is_some_and(matches) {
         mismatch(errors, labels, &path);
     }
     pod::template(errors, template, &path);
@@ -297,6 +313,17 @@ fn validate_deployment(object: &Value, old: Option<&Value>, cx: &Context<'_>) ->
     errors
 }
 
+fn strategy_shown(strategy: &Value) -> Value {
+    let mut shown =
+        internal(strategy, &[("type", "Type", Zero::Text), ("rollingUpdate", "RollingUpdate", Zero::Null)]);
+    if let Some(rolling) = given(strategy, "rollingUpdate") {
+        let fields =
+            [("maxUnavailable", "MaxUnavailable", Zero::Number), ("maxSurge", "MaxSurge", Zero::Number)];
+        shown.object_at_mut(&[]).set("RollingUpdate", internal(rolling, &fields));
+    }
+    shown
+}
+
 fn deployment_strategy(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     let empty = Value::Null;
     let strategy = spec.get("strategy").unwrap_or(&empty);
@@ -314,8 +341,8 @@ fn deployment_strategy(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
                 Some(rolling) => deployment_rolling(errors, rolling, &path),
             }
         }
-        other => {
-            errors.push(Error::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"]))
+        _ => {
+            errors.push(Error::not_supported(path, strategy_shown(strategy), &["Recreate", "RollingUpdate"]))
         }
     }
 }
@@ -345,14 +372,16 @@ fn percent_of(value: Option<&Value>) -> Option<i64> {
     value.and_then(Value::as_str)?.strip_suffix('%')?.parse().ok()
 }
 
-fn is_zero(value: Option<&Value>) -> bool {
+/// Nothing, or nothing of it?
+pub(super) fn is_zero(value: Option<&Value>) -> bool {
     match value {
         Some(Value::Int(n)) => *n == 0,
         value => percent_of(value).unwrap_or(0) == 0,
     }
 }
 
-fn at_most_whole(errors: &mut Errors, value: Option<&Value>, path: &Path<'_>) {
+/// No more than 100%.
+pub(super) fn at_most_whole(errors: &mut Errors, value: Option<&Value>, path: &Path<'_>) {
     if percent_of(value).is_some_and(|percent| percent > 100) {
         let bad = value.cloned().unwrap_or_default();
         errors.push(Error::invalid(path, bad, "must not be greater than 100%"));
@@ -371,7 +400,7 @@ fn validate_daemon_set(object: &Value, old: Option<&Value>, cx: &Context<'_>) ->
     let selector = given(spec, "selector");
     meta::label_selector(&mut errors, selector, &path.child("selector"));
     match selector {
-        None => errors.push(Error::required(&path.child("selector"), "")),
+        None => mismatch(&mut errors, labels, &template_path),
         Some(s) if meta::selector_is_empty(Some(s)) => {
             errors.push(Error::invalid(
                 &path.child("selector"),
@@ -379,7 +408,9 @@ fn validate_daemon_set(object: &Value, old: Option<&Value>, cx: &Context<'_>) ->
                 "empty selector is invalid for daemonset",
             ));
         }
-        Some(s) if !meta::selector_matches(s, labels) => mismatch(&mut errors, labels, &template_path),
+        Some(s) if meta::selector_is_sound(s) && !meta::selector_matches(s, labels) => {
+            mismatch(&mut errors, labels, &template_path)
+        }
         Some(_) => {}
     }
     pod::template(&mut errors, template, &template_path);
@@ -403,8 +434,8 @@ fn daemon_set_strategy(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
                 Some(rolling) => daemon_set_rolling(errors, rolling, &path),
             }
         }
-        other => {
-            errors.push(Error::not_supported(&path.child("type"), other, &["RollingUpdate", "OnDelete"]))
+        _ => {
+            errors.push(Error::not_supported(path, strategy_shown(strategy), &["RollingUpdate", "OnDelete"]))
         }
     }
 }
@@ -532,9 +563,9 @@ mod tests {
                 "ReplicationController",
                 format!("replicas: -1, selector: {{b: c}}, {TEMPLATE}"),
                 &[
-                    "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
                     "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template \
                      `labels`",
+                    "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
                 ],
             ),
             ("", "ReplicationController", "selector: {a: b}".into(), &["spec.template: Required value"]),
@@ -545,6 +576,8 @@ mod tests {
                 format!("strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 0%}}}}, {TEMPLATE}"),
                 &[
                     "spec.selector: Required value",
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"a\"}: `selector` does not match template \
+                     `labels`",
                     "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
                 ],
             ),

@@ -269,6 +269,9 @@ impl Walk {
         for (key, value) in object.iter_mut() {
             let trail = Trail { parent: way, step: Step::Key(key) };
             self.element(value, item, &trail)?;
+            if matches!(item.node.ty, Type::Quantity) {
+                whole_thousandths(value);
+            }
         }
         Ok(())
     }
@@ -364,6 +367,16 @@ fn mismatch(value: &Value, go: &str, way: Way<'_, '_>) -> DecodeError {
         _ => format!("json: cannot unmarshal {what} into Go value of type {ty}"),
     };
     DecodeError { message }
+}
+
+/// Lists of resources know nothing finer than thousandths. The canonical text shows by its suffix where there is more.
+fn whole_thousandths(value: &mut Value) {
+    let finer = |text: &str| text.ends_with(['n', 'u']) || text.contains("e-");
+    if let Some(text) = value.as_str().filter(|text| finer(text) || text.contains('.')) {
+        if let Some(rounded) = Quantity::without_micros(text) {
+            *value = Value::from(rounded);
+        }
+    }
 }
 
 /// Strings and numbers become quantities in canonical form.

@@ -8,6 +8,7 @@ mod node;
 mod pods;
 mod priority;
 mod quota;
+mod runtime_class;
 mod service_account;
 
 use corten_api::{Result, Status, Value};
@@ -102,6 +103,12 @@ const PLUGINS: &[Plugin] = &[
         name: "DefaultTolerationSeconds",
         wants: pods::wants,
         mutate: Some(pods::tolerations),
+        validate: None,
+    },
+    Plugin {
+        name: "RuntimeClass",
+        wants: runtime_class::wants,
+        mutate: Some(runtime_class::mutate),
         validate: None,
     },
     // Last: what is charged should be stored.

@@ -68,9 +68,14 @@ async fn pod(a: &Attributes<'_>, pod: &mut Value) -> Result<()> {
     if let Some(class_name) = class_name {
         spec.set("priorityClassName", class_name);
     }
-    if spec.get("preemptionPolicy").is_none_or(Value::is_null) {
-        spec.set("preemptionPolicy", policy);
+    let given = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|given| *given != policy);
+    if let Some(given) = given {
+        let why = format!(
+            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+        );
+        return Err(a.forbidden(pod, &why));
     }
+    spec.set("preemptionPolicy", policy);
     Ok(())
 }
 

@@ -79,9 +79,15 @@ pub(crate) fn keep_to_subresource(call: &Call, object: &mut Value, old: &Value) 
             meta::take_field(&mut kept, "status", object);
             *object = kept;
         }
-        "finalize" => take_in_spec(call, object, old, "finalizers"),
-        "ephemeralcontainers" => take_in_spec(call, object, old, "ephemeralContainers"),
-        "resize" => resize(call, object, old),
+        "finalize" => {
+            let kept = with_metadata(call, object, old);
+            take_in_spec(object, kept, "finalizers");
+        }
+        "ephemeralcontainers" => {
+            let kept = stored(object, old);
+            take_in_spec(object, kept, "ephemeralContainers");
+        }
+        "resize" => resize(object, old),
         "approval" => {
             let mut kept = with_metadata(call, object, old);
             let conditions = object.at(&["status", "conditions"]).cloned().unwrap_or_default();
@@ -107,20 +113,36 @@ const STATUS_ALONE: &[&str] = &[
     "storagemigration.k8s.io",
 ];
 
-/// The stored object with the candidate's resource version and managed fields. Most kinds also let labels, annotations and
-/// finalizers through their status, as upstream's strategies do (kubelets annotate nodes that way); deployments keep their
-/// labels.
+/// The stored object with the candidate's resource version and managed fields. Most kinds also let all other metadata through
+/// their status, as upstream's strategies do (kubelets annotate nodes that way); deployments keep their labels.
 fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
+    let group = &*call.kind.group;
+    if STATUS_ALONE.contains(&group) || !is_built_in(group) {
+        return stored(object, old);
+    }
     let mut kept = old.clone();
-    let all: &[&'static str] = &["resourceVersion", "managedFields", "annotations", "finalizers", "labels"];
-    let (group, plural) = (&*call.kind.group, &*call.kind.plural);
-    let fields = match group {
-        _ if STATUS_ALONE.contains(&group) || !is_built_in(group) => &all[..2],
-        "apps" if plural == "deployments" => &all[..4],
-        _ => all,
-    };
     let from = object.get("metadata").unwrap_or(&Value::Null);
-    let into = meta::metadata(&mut kept);
+    let before = old.get("metadata").unwrap_or(&Value::Null);
+    kept.object_at_mut(&[]).set("metadata", from.clone());
+    match &*call.kind.kind {
+        "Deployment" => take_fields(&mut kept, before, &["labels"]),
+        // Old kubelets broke them in a way that garbage collection could not bear.
+        "Pod" => take_fields(&mut kept, before, &["ownerReferences"]),
+        _ => {}
+    }
+    kept
+}
+
+/// The stored object with the candidate's resource version and managed fields.
+fn stored(object: &Value, old: &Value) -> Value {
+    let mut kept = old.clone();
+    let from = object.get("metadata").unwrap_or(&Value::Null);
+    take_fields(&mut kept, from, &["resourceVersion", "managedFields"]);
+    kept
+}
+
+fn take_fields(object: &mut Value, from: &Value, fields: &[&'static str]) {
+    let into = meta::metadata(object);
     for field in fields {
         match from.get(field) {
             Some(value) => into.set(field, value.clone()),
@@ -129,7 +151,6 @@ fn with_metadata(call: &Call, object: &Value, old: &Value) -> Value {
             }
         }
     }
-    kept
 }
 
 /// Built-in groups have no dot (`apps`) or are Kubernetes' own.
@@ -137,8 +158,7 @@ pub(crate) fn is_built_in(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")
 }
 
-fn take_in_spec(call: &Call, object: &mut Value, old: &Value, field: &'static str) {
-    let mut kept = with_metadata(call, object, old);
+fn take_in_spec(object: &mut Value, mut kept: Value, field: &'static str) {
     let spec = kept.object_at_mut(&["spec"]);
     match object.at(&["spec", field]) {
         Some(value) => spec.set(field, value.clone()),
@@ -150,8 +170,8 @@ fn take_in_spec(call: &Call, object: &mut Value, old: &Value, field: &'static st
 }
 
 /// Of a resized pod only the containers' resources and resize policies.
-fn resize(call: &Call, object: &mut Value, old: &Value) {
-    let mut kept = with_metadata(call, object, old);
+fn resize(object: &mut Value, old: &Value) {
+    let mut kept = stored(object, old);
     for list in ["containers", "initContainers"] {
         let wanted = object.items_at(&["spec", list]);
         let spec = kept.object_at_mut(&["spec"]);

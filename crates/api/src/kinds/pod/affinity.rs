@@ -236,6 +236,10 @@ fn toleration_value(errors: &mut Errors, operator: &str, value: &str, path: &Pat
             errors.push(Error::invalid(path, value, "value must be empty when `operator` is 'Exists'"));
         }
         "Exists" => {}
+        // Known, but their feature is off by default.
+        "Lt" | "Gt" => {
+            errors.push(Error::not_supported(path, operator, &["Equal", "Exists", "Lt", "Gt"]));
+        }
         other => errors.push(Error::not_supported(path, other, &["Equal", "Exists"])),
     }
 }

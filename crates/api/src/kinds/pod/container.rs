@@ -8,6 +8,7 @@ use crate::kinds::look::{
     Errors, compare_quantities, entries, given, int_or_zero, is_true, items, one_of, one_of_given, quantity,
     required, required_by, same, text,
 };
+use crate::kinds::usage::containers_total;
 use crate::rules::{self, invalid_each};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
@@ -58,12 +59,7 @@ pub(super) fn init_containers(errors: &mut Errors, spec: &Value, scope: &Scope<'
         let at = path.index(i);
         common(errors, container, scope, &at);
         let is_sidecar = text(container, "restartPolicy") == "Always";
-        if is_sidecar && !items(container, "restartPolicyRules").is_empty() {
-            let detail = "restartPolicyRules are not allowed for init containers with restart policy Always";
-            errors.push(Error::forbidden(&at.child("restartPolicyRules"), detail));
-        } else if !is_sidecar && given(container, "restartPolicy").is_some() {
-            restart_policy(errors, container, &at);
-        }
+        restart_policy(errors, container, &at);
         let name = text(container, "name");
         if names.contains(&name) {
             errors.push(Error::duplicate(&at.child("name"), name));
@@ -111,7 +107,11 @@ pub(super) fn ephemeral_containers(errors: &mut Errors, spec: &Value, scope: &Sc
 
 fn ephemeral_fields(errors: &mut Errors, container: &Value, path: &Path<'_>) {
     let detail = "cannot be set for an Ephemeral Container";
-    let is_set = |field: &&&str| !same(container.get(field), None);
+    // A struct that is given counts even where nothing is in it; resources are no pointer.
+    let is_set = |field: &&&str| match container.get(field) {
+        Some(Value::Object(fields)) if fields.is_empty() => **field != "resources",
+        value => !same(value, None),
+    };
     for field in NOT_EPHEMERAL.iter().filter(is_set) {
         errors.push(Error::forbidden(&path.child(field), detail));
     }
@@ -263,10 +263,15 @@ fn resize_policy(errors: &mut Errors, container: &Value, scope: &Scope<'_>, path
             errors.push(Error::duplicate(&path.index(i), name));
         }
         seen.push(name);
-        one_of(errors, name, &["cpu", "memory"], path);
-        one_of(errors, restart, &["NotRequired", "RestartContainer"], path);
+        for (given, known) in [(name, &["cpu", "memory"]), (restart, &["NotRequired", "RestartContainer"])] {
+            match given {
+                "" => errors.push(Error::required(path, "")),
+                given if !known.contains(&given) => errors.push(Error::not_supported(path, given, known)),
+                _ => {}
+            }
+        }
         if scope.restart_policy == "Never" && restart != "NotRequired" {
-            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
             errors.push(Error::invalid(path, restart, detail));
         }
     }
@@ -288,7 +293,8 @@ fn is_extended(name: &str) -> bool {
         && rules::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn may_overcommit(name: &str) -> bool {
+/// May more be asked for than is there?
+pub(crate) fn may_overcommit(name: &str) -> bool {
     is_native(name) && !is_huge_page(name)
 }
 
@@ -316,7 +322,7 @@ const STANDARD: &[&str] = &[
 ];
 
 /// The rules of any resource name: qualified, and a standard one where it has no prefix.
-fn resource_name_basic(errors: &mut Errors, name: &str, path: &Path<'_>) -> bool {
+pub(crate) fn resource_name_basic(errors: &mut Errors, name: &str, path: &Path<'_>) -> bool {
     let wrong = rules::qualified_name(name);
     if !wrong.is_empty() {
         invalid_each(errors, path, name, wrong);
@@ -334,7 +340,7 @@ fn resource_name_basic(errors: &mut Errors, name: &str, path: &Path<'_>) -> bool
 }
 
 /// The rules of a container's resource name.
-fn resource_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
+pub(crate) fn resource_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
     resource_name_basic(errors, name, path);
     if !name.contains('/') {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_page(name) {
@@ -375,7 +381,7 @@ pub(crate) fn resource_value(errors: &mut Errors, name: &str, amount: &Value, pa
             | "services.nodeports"
             | "services.loadbalancers"
     ) || is_extended(name);
-    if counted && value.milli() % 1000 != 0 {
+    if counted && value.has_thousandths() {
         errors.push(Error::invalid(path, amount.clone(), "must be an integer"));
     }
 }
@@ -387,17 +393,32 @@ fn resources(errors: &mut Errors, given: &Value, scope: &Scope<'_>, path: &Path<
     for (name, amount) in entries(given, "limits") {
         name_rule(errors, name, &limits.key(name));
         resource_value(errors, name, amount, &limits.key(name));
+        huge_pages(errors, name, amount, &limits.key(name));
     }
     for (name, amount) in entries(given, "requests") {
         name_rule(errors, name, &requests.key(name));
         resource_value(errors, name, amount, &requests.key(name));
         request_within_limit(errors, given, name, amount, (&requests, &limits));
+        huge_pages(errors, name, amount, &requests.key(name));
     }
     let names = || entries(given, "limits").chain(entries(given, "requests")).map(|(name, _)| name.as_str());
     if names().any(is_huge_page) && !names().any(|name| matches!(name, "cpu" | "memory")) {
         errors.push(Error::forbidden(path, "HugePages require cpu or memory"));
     }
     claims(errors, items(given, "claims"), scope, &path.child("claims"));
+}
+
+/// Huge pages come in whole pages of the size in their name.
+fn huge_pages(errors: &mut Errors, name: &str, amount: &Value, path: &Path<'_>) {
+    let Some(size) = name.strip_prefix("hugepages-") else { return };
+    let amount = quantity(Some(amount));
+    let size = crate::quantity::Quantity::parse(size).ok().filter(|size| size.sign() > 0);
+    let bytes = |q: crate::quantity::Quantity| (q.milli() % 1000 == 0).then(|| q.value());
+    let whole = size.and_then(|size| Some(bytes(amount)? % bytes(size)? == 0)).unwrap_or(false);
+    if !whole || amount.sign() < 0 {
+        let detail = format!("{amount} is not positive integer multiple of {name}");
+        errors.push(Error::invalid(path, amount.to_string(), detail));
+    }
 }
 
 fn request_within_limit(
@@ -420,9 +441,8 @@ fn request_within_limit(
         std::cmp::Ordering::Greater => "must be less than or equal to",
         std::cmp::Ordering::Less => return,
     };
-    let limit = quantity(Some(limit));
-    let detail = format!("{words} {name} limit of {limit}");
-    errors.push(Error::invalid(requests, quantity(Some(request)).to_string(), detail));
+    let detail = format!("{words} {name} limit of {}", shown(limit));
+    errors.push(Error::invalid(requests, shown(request), detail));
 }
 
 fn claims(errors: &mut Errors, claims: &[Value], scope: &Scope<'_>, path: &Path<'_>) {
@@ -479,15 +499,33 @@ pub(super) fn pod_resources(
         ));
     }
     resources(errors, given, scope, path, pod_resource_name);
-    for (name, wanted) in entries(given, "requests") {
-        let amounts = items(spec, "containers").iter().filter_map(|c| c.at(&["resources", "requests", name]));
-        let sum: crate::quantity::Quantity = amounts.map(|amount| quantity(Some(amount))).sum();
-        if sum > quantity(Some(wanted)) {
-            let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
-            let requests = path.child("requests");
-            errors.push(Error::invalid(&requests.key(name), quantity(Some(wanted)).to_string(), detail));
+    let (asked, limited) = (containers_total(spec, "requests"), containers_total(spec, "limits"));
+    let huge = |name: &str| name.starts_with("hugepages-");
+    for (side, sums, word) in [("requests", &asked, "requests"), ("limits", &limited, "limits")] {
+        for (name, sum) in sums.iter().filter(|(name, _)| side == "requests" || huge(name)) {
+            let Some(wanted) = given.at(&[side, name]).map(|q| quantity(Some(q))) else { continue };
+            if *sum > wanted {
+                let detail = format!("must be greater than or equal to aggregate container {word} of {sum}");
+                errors.push(Error::invalid(&path.child(side).key(name), wanted.to_string(), detail));
+            }
         }
     }
+    let containers = path.child("containers");
+    for (i, container) in items(spec, "containers").iter().enumerate() {
+        let at = containers.index(i);
+        for (name, limit) in container.get("resources").into_iter().flat_map(|r| entries(r, "limits")) {
+            let Some(whole) = given.at(&["limits", name]) else { continue };
+            if compare_quantities(Some(limit), Some(whole)) == std::cmp::Ordering::Greater {
+                let detail = format!("must be less than or equal to pod limits of {}", shown(whole));
+                errors.push(Error::invalid(&at.key(name).child("limits"), shown(limit), detail));
+            }
+        }
+    }
+}
+
+/// The amount as it is stored.
+fn shown(amount: &Value) -> String {
+    amount.as_str().map_or_else(|| quantity(Some(amount)).to_string(), str::to_owned)
 }
 
 /// A file that an environment variable is read from must lie on an emptyDir of the pod.

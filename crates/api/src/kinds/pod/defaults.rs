@@ -14,6 +14,9 @@ pub(crate) fn pod(object: &mut Value) {
     object.object_at_mut(&["spec"]);
     let Some(spec) = object.get_mut("spec") else { return };
     let host_network = is_true(spec, "hostNetwork");
+    if int_or_zero(spec, "terminationGracePeriodSeconds") < 0 {
+        spec.object_at_mut(&[]).set("terminationGracePeriodSeconds", 1);
+    }
     for field in ["containers", "initContainers"] {
         for container in items_mut(spec, field) {
             requests_from_limits(container);
@@ -60,6 +63,7 @@ fn pod_spec(spec: &mut Value) {
     set_missing(spec, "terminationGracePeriodSeconds", 30);
     set_empty(spec, "schedulerName", "default-scheduler");
     service_account(spec);
+    super::features::drop_disabled(spec);
     for volume in items_mut(spec, "volumes") {
         volume_source(volume);
     }
@@ -193,9 +197,25 @@ pub(crate) fn image_is_latest(image: &str) -> bool {
     }
 }
 
+/// Longest repository of an image, host and path together.
+const REPOSITORY_MAX_BYTES: usize = 255;
+/// A name of so many hexadecimal digits would be mistaken for an image's id.
+const ID_DIGITS: usize = 64;
+
 fn repository_is_well_formed(repository: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if repository.len() > REPOSITORY_MAX_BYTES
+        || (repository.len() == ID_DIGITS && repository.bytes().all(hex))
+    {
+        return false;
+    }
     let path = match repository.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => path,
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+            if !host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') {
+                return false;
+            }
+            path
+        }
         _ => repository,
     };
     let part_is_fine = |part: &str| {

@@ -4,14 +4,18 @@ pub(super) mod affinity;
 mod columns;
 pub(super) mod container;
 pub(super) mod defaults;
+pub(super) mod drivers;
 mod env;
+pub(super) mod features;
 mod handler;
+mod prepare;
 pub mod qos;
 mod security;
 pub(super) mod spec;
 mod update;
 pub(super) mod volume;
 pub(super) mod warnings;
+mod windows;
 
 use super::look::{Errors, given, int, items, text};
 use super::row::NO_HOOKS;
@@ -37,8 +41,10 @@ pub(super) const HOOKS: Hooks = Hooks {
 };
 
 /// A new pod is Pending, knows its class, and says so when it waits at gates.
-fn prepare_create(pod: &mut Value, _cx: &Context<'_>) {
+fn prepare_create(pod: &mut Value, cx: &Context<'_>) {
     let empty = Value::Null;
+    prepare::label_keys(pod);
+    prepare::pod_level_resources(pod);
     let class = qos::class(pod.get("spec").unwrap_or(&empty));
     let gated = defaults::is_gated(pod.get("spec").unwrap_or(&empty));
     if let Some(spec) = pod.get_mut("spec") {
@@ -50,6 +56,7 @@ fn prepare_create(pod: &mut Value, _cx: &Context<'_>) {
         let mut condition = Object::default();
         condition.set("type", Value::str("PodScheduled"));
         condition.set("status", Value::str("False"));
+        condition.set("lastTransitionTime", crate::time::rfc3339(cx.now_ms));
         condition.set("reason", Value::str("SchedulingGated"));
         condition.set("message", Value::str("Scheduling is blocked due to non-empty scheduling gates"));
         status.set("conditions", vec![Value::Object(condition)]);

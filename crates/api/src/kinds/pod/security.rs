@@ -4,7 +4,7 @@ use super::spec::Scope;
 use super::volume::descending_path;
 use crate::Value;
 use crate::field::{Error, Path};
-use crate::kinds::look::{Errors, given, int, is_true, items, one_of_given, text};
+use crate::kinds::look::{Errors, Zero, given, int, internal, is_true, items, one_of_given, text};
 use crate::rules::{self, invalid_each};
 
 const ID_MAX: i64 = i32::MAX as i64;
@@ -34,10 +34,14 @@ pub(super) fn pod(errors: &mut Errors, context: &Value, spec: &Value, path: &Pat
     }
     if is_true(spec, "shareProcessNamespace") && is_true(spec, "hostPID") {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.push(Error::invalid(&path.child("shareProcessNamespace"), true, detail));
+        // The fields are the pod's.
+        let pod = Path::root("spec");
+        let pod = if path.parent().is_some() { path.parent().copied().unwrap_or(pod) } else { pod };
+        errors.push(Error::invalid(&pod.child("shareProcessNamespace"), true, detail));
     }
     sysctls(errors, context, spec, &path.child("sysctls"));
     one_of_given(errors, context, "fsGroupChangePolicy", &["Always", "OnRootMismatch"], path);
+    super::windows::options(errors, context, path);
     profiles(errors, context, path);
     one_of_given(errors, context, "supplementalGroupsPolicy", &["Merge", "Strict"], path);
     one_of_given(errors, context, "seLinuxChangePolicy", &["MountOption", "Recursive"], path);
@@ -101,6 +105,7 @@ pub(super) fn container(errors: &mut Errors, context: &Value, scope: &Scope<'_>,
             errors.push(Error::invalid(path, context.clone(), detail));
         }
     }
+    super::windows::options(errors, context, path);
     profiles(errors, context, path);
 }
 
@@ -125,6 +130,9 @@ fn profile_type(errors: &mut Errors, profile: &Value, field: &str, path: &Path<'
     }
 }
 
+const SECCOMP: &[(&str, &str, Zero)] =
+    &[("type", "Type", Zero::Text), ("localhostProfile", "LocalhostProfile", Zero::Null)];
+
 fn seccomp(errors: &mut Errors, profile: &Value, path: &Path<'_>) {
     profile_type(errors, profile, "seccompProfile", path);
     let local = given(profile, "localhostProfile").and_then(Value::as_str);
@@ -135,7 +143,7 @@ fn seccomp(errors: &mut Errors, profile: &Value, path: &Path<'_>) {
         (false, Some(_)) => {
             errors.push(Error::invalid(
                 &at,
-                profile.clone(),
+                internal(profile, SECCOMP),
                 "can only be set when seccomp type is Localhost",
             ));
         }
@@ -197,7 +205,7 @@ const NOT_ON_WINDOWS_CONTAINER: &[&str] = &[
 pub(super) fn os(errors: &mut Errors, spec: &Value, os: &str, path: &Path<'_>) {
     let at = path.child("os");
     match os {
-        "" => errors.push(Error::required(&at.child("name"), "cannot be empty")),
+        "" => errors.push(Error::required(&at.child("name"), "")),
         "linux" => linux(errors, spec, path),
         "windows" => windows(errors, spec, path),
         other => errors.push(Error::not_supported(&at, other, &["linux", "windows"])),

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{affinity, container, security, volume};
+use super::{affinity, container, security, volume, windows};
 use crate::field::{Error, Path};
-use crate::kinds::look::{Errors, entries, given, int, is_true, items, one_of, one_of_given, text};
+use crate::kinds::look::{
+    Errors, Zero, entries, given, int, internal, is_true, items, one_of, one_of_given, text,
+};
 use crate::rules::{self, invalid_each};
 use crate::{Value, meta};
 
@@ -82,11 +84,18 @@ pub(crate) fn validate(errors: &mut Errors, spec: &Value, metadata: Option<&Valu
     affinity::tolerations(errors, items(spec, "tolerations"), &path.child("tolerations"));
     host_aliases(errors, spec, &path.child("hostAliases"));
     classes(errors, spec, path);
+    windows::host_process(errors, spec, path);
     if let Some(os) = scope.os {
         security::os(errors, spec, os, path);
     }
     container::file_key_volumes(errors, spec, path);
 }
+
+const CLAIM: &[(&str, &str, Zero)] = &[
+    ("name", "Name", Zero::Text),
+    ("resourceClaimName", "ResourceClaimName", Zero::Null),
+    ("resourceClaimTemplateName", "ResourceClaimTemplateName", Zero::Null),
+];
 
 fn resource_claims(errors: &mut Errors, spec: &Value, metadata: Option<&Value>, path: &Path<'_>) {
     let is_mirror = metadata.is_some_and(|m| m.at(&["annotations", super::MIRROR]).is_some());
@@ -111,12 +120,12 @@ fn resource_claims(errors: &mut Errors, spec: &Value, metadata: Option<&Value>, 
             1 => {}
             0 => errors.push(Error::invalid(
                 &path,
-                claim.clone(),
+                internal(claim, CLAIM),
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             )),
             _ => errors.push(Error::invalid(
                 &path,
-                claim.clone(),
+                internal(claim, CLAIM),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             )),
         }

@@ -192,7 +192,7 @@ fn broken_specs() {
         (
             "topologySpreadConstraints: [{maxSkew: 0, topologyKey: zone, whenUnsatisfiable: Maybe}]",
             &[
-                "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than 0",
+                "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
                 "spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: \"Maybe\": supported values: \
                  \"DoNotSchedule\", \"ScheduleAnyway\"",
             ],
@@ -292,7 +292,7 @@ fn creation_sets_the_status() {
     assert_eq!(
         pod.get("status"),
         Some(&tree(
-            "{phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: SchedulingGated, \
+            "{phase: Pending, conditions: [{type: PodScheduled, status: 'False', lastTransitionTime: '2023-11-14T22:13:20Z', reason: SchedulingGated, \
              message: Scheduling is blocked due to non-empty scheduling gates}], qosClass: BestEffort}"
         ))
     );

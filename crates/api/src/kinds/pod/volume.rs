@@ -1,10 +1,13 @@
 //! Validation of volumes and of their mounts.
 
 use super::container::is_privileged;
+use super::drivers::{self, Place};
 use super::env::downward_file;
 use super::spec::Scope;
 use crate::field::{Error, Path};
-use crate::kinds::look::{Errors, given, int, is_true, items, one_of, quantity, required, text};
+use crate::kinds::look::{
+    Errors, Zero, entries, given, int, internal, is_true, items, one_of, quantity, required, same, text,
+};
 use crate::rules::{self, invalid_each};
 use crate::{Value, meta};
 
@@ -13,6 +16,9 @@ const ONE_SOURCE: &str = "may not specify more than 1 volume type";
 const TOKEN_MIN_SECONDS: i64 = 600;
 const TOKEN_MAX_SECONDS: i64 = 1 << 32;
 const CERTIFICATE_MIN_SECONDS: i64 = 3600;
+/// 91 days.
+const CERTIFICATE_MAX_SECONDS: i64 = 7_862_400;
+const CERTIFICATE_MAX_SECONDS_OF_KUBERNETES: i64 = 86_400;
 const KEY_TYPES: &[&str] = &["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 const HOST_PATH_TYPES: &[&str] =
     &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
@@ -24,55 +30,46 @@ const SOURCES: &[(&str, SourceRule)] = &[
     ("emptyDir", empty_dir),
     ("hostPath", host_path),
     ("gitRepo", git_repo),
-    ("gcePersistentDisk", |e, s, p| required(e, s, "pdName", p)),
-    ("awsElasticBlockStore", |e, s, p| required(e, s, "volumeID", p)),
+    ("gcePersistentDisk", driver),
+    ("awsElasticBlockStore", driver),
     ("secret", secret),
-    ("nfs", nfs),
-    ("iscsi", iscsi),
-    ("glusterfs", |e, s, p| {
-        required(e, s, "endpoints", p);
-        required(e, s, "path", p);
-    }),
-    ("flocker", |_, _, _| {}),
+    ("nfs", driver),
+    ("iscsi", driver),
+    ("glusterfs", driver),
+    ("flocker", driver),
     ("persistentVolumeClaim", |e, s, p| required(e, s, "claimName", p)),
-    ("rbd", |e, s, p| {
-        if items(s, "monitors").is_empty() {
-            e.push(Error::required(&p.child("monitors"), ""));
-        }
-        required(e, s, "image", p);
-    }),
-    ("cinder", |e, s, p| required(e, s, "volumeID", p)),
-    ("cephfs", |e, s, p| {
-        if items(s, "monitors").is_empty() {
-            e.push(Error::required(&p.child("monitors"), ""));
-        }
-    }),
-    ("quobyte", |e, s, p| required(e, s, "volume", p)),
+    ("rbd", driver),
+    ("cinder", driver),
+    ("cephfs", driver),
+    ("quobyte", driver),
     ("downwardAPI", downward_api),
-    ("fc", |_, _, _| {}),
-    ("flexVolume", |e, s, p| required(e, s, "driver", p)),
+    ("fc", driver),
+    ("flexVolume", driver),
     ("configMap", config_map),
-    ("azureFile", |e, s, p| {
-        required(e, s, "secretName", p);
-        required(e, s, "shareName", p);
-    }),
-    ("vsphereVolume", |e, s, p| required(e, s, "volumePath", p)),
-    ("photonPersistentDisk", |e, s, p| required(e, s, "pdID", p)),
-    ("portworxVolume", |e, s, p| required(e, s, "volumeID", p)),
-    ("azureDisk", |e, s, p| {
-        required(e, s, "diskName", p);
-        required(e, s, "diskURI", p);
-    }),
-    ("storageos", |_, _, _| {}),
+    ("azureFile", driver),
+    ("vsphereVolume", driver),
+    ("photonPersistentDisk", driver),
+    ("portworxVolume", driver),
+    ("azureDisk", driver),
+    ("storageos", driver),
     ("projected", projected),
-    ("scaleIO", |e, s, p| {
-        for field in ["gateway", "system", "volumeName"] {
-            required(e, s, field, p);
-        }
-    }),
+    ("scaleIO", driver),
     ("csi", csi),
     ("ephemeral", ephemeral),
 ];
+
+/// Marks a row whose rules stand in the table of drivers.
+fn driver(_: &mut Errors, _: &Value, _: &Path<'_>) {}
+
+/// How upstream spells the kind in its errors: as one too many, and where its own fields are wrong.
+pub(crate) fn spelled(kind: &str) -> (&str, &str) {
+    match kind {
+        "gcePersistentDisk" => (kind, "persistentDisk"),
+        "cephfs" => ("cephFS", kind),
+        "downwardAPI" => ("downwarAPI", kind),
+        kind => (kind, kind),
+    }
+}
 
 /// `spec.volumes`; those without mistakes go into the scope.
 pub(super) fn validate<'a>(
@@ -124,11 +121,18 @@ fn source(errors: &mut Errors, volume: &Value, scope: &Scope<'_>, path: &Path<'_
     for &(kind, rule) in SOURCES {
         let Some(source) = given(volume, kind) else { continue };
         if seen {
-            errors.push(Error::forbidden(&path.child(kind), ONE_SOURCE));
-            continue;
+            errors.push(Error::forbidden(&path.child(spelled(kind).0), ONE_SOURCE));
+        } else {
+            seen = true;
+            let at = path.child(spelled(kind).1);
+            match drivers::rule(kind) {
+                Some(rule) => rule(errors, source, Place::Pod, &at),
+                None => rule(errors, source, &at),
+            }
         }
-        seen = true;
-        rule(errors, source, &path.child(kind));
+        if kind == "iscsi" {
+            initiator_and_name(errors, volume, source, path);
+        }
         if kind == "ephemeral" && !scope.pod_name.is_empty() && !text(volume, "name").is_empty() {
             let claim = format!("{}-{}", scope.pod_name, text(volume, "name"));
             for message in rules::dns_subdomain(&claim) {
@@ -147,6 +151,19 @@ fn source(errors: &mut Errors, volume: &Value, scope: &Scope<'_>, path: &Path<'_
     }
     if !seen {
         errors.push(Error::required(path, "must specify a volume type"));
+    }
+}
+
+const INITIATOR_NAME_MAX_BYTES: usize = 64;
+
+/// With an initiator's name of its own, a volume's name becomes part of the name of an interface.
+fn initiator_and_name(errors: &mut Errors, volume: &Value, source: &Value, path: &Path<'_>) {
+    let name = text(volume, "name");
+    let bytes = name.len() + 1 + text(source, "targetPortal").len();
+    if given(source, "initiatorName").is_some() && bytes > INITIATOR_NAME_MAX_BYTES {
+        let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is \
+                      specified.";
+        errors.push(Error::invalid(&path.child("name"), name, detail));
     }
 }
 
@@ -169,7 +186,8 @@ fn empty_dir(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     }
 }
 
-fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+/// `hostPath`: a path without steps back, and a known kind of file.
+pub(crate) fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     let host = text(source, "path");
     if host.is_empty() {
         errors.push(Error::required(&path.child("path"), ""));
@@ -185,23 +203,6 @@ fn host_path(errors: &mut Errors, source: &Value, path: &Path<'_>) {
 fn git_repo(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     required(errors, source, "repository", path);
     descending_path(errors, text(source, "directory"), &path.child("directory"));
-}
-
-fn nfs(errors: &mut Errors, source: &Value, path: &Path<'_>) {
-    required(errors, source, "server", path);
-    required(errors, source, "path", path);
-    if !text(source, "path").starts_with('/') {
-        errors.push(Error::invalid(&path.child("path"), text(source, "path"), "must be an absolute path"));
-    }
-}
-
-fn iscsi(errors: &mut Errors, source: &Value, path: &Path<'_>) {
-    required(errors, source, "targetPortal", path);
-    required(errors, source, "iqn", path);
-    let lun = int(source, "lun").unwrap_or(0);
-    if !(0..=255).contains(&lun) {
-        errors.push(Error::invalid(&path.child("lun"), lun, rules::between(0, 255)));
-    }
 }
 
 fn secret(errors: &mut Errors, source: &Value, path: &Path<'_>) {
@@ -238,12 +239,26 @@ fn csi(errors: &mut Errors, source: &Value, path: &Path<'_>) {
 pub(crate) fn csi_driver_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
     if name.is_empty() {
         errors.push(Error::required(path, ""));
+        return;
     }
     if name.len() > 63 {
         errors.push(Error::too_long(path, 63));
     }
     invalid_each(errors, path, name, rules::dns_subdomain(&name.to_lowercase()));
 }
+
+/// Metadata that a claim made for a pod cannot bring, and upstream's spelling of it.
+const NOT_IN_TEMPLATE: &[(&str, &str)] = &[
+    ("name", "name"),
+    ("generateName", "generateName"),
+    ("namespace", "namespace"),
+    ("uid", "uID"),
+    ("resourceVersion", "resourceVersion"),
+    ("generation", "generation"),
+    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+    ("ownerReferences", "ownerReferences"),
+    ("finalizers", "finalizers"),
+];
 
 fn ephemeral(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     let path = path.child("volumeClaimTemplate");
@@ -255,6 +270,14 @@ fn ephemeral(errors: &mut Errors, source: &Value, path: &Path<'_>) {
     let part = |field: &str| metadata.and_then(|m| m.get(field));
     meta::annotations(errors, part("annotations"), &at.child("annotations"));
     meta::labels(errors, part("labels"), &at.child("labels"));
+    for (field, shown) in NOT_IN_TEMPLATE {
+        let is_set = |value: &Value| {
+            !matches!(value, Value::Int(0)) && !same(Some(value), None) && value.as_str() != Some("")
+        };
+        if metadata.and_then(|m| m.get(field)).is_some_and(is_set) {
+            errors.push(Error::forbidden(&at.child(shown), "cannot be set"));
+        }
+    }
     let spec = template.get("spec").unwrap_or(&Value::Null);
     crate::kinds::storage::claim_spec(errors, spec, &path.child("spec"));
 }
@@ -378,6 +401,31 @@ fn token(errors: &mut Errors, source: &Value, path: &Path<'_>, volume: &Path<'_>
     }
 }
 
+const TRUST_BUNDLE: &[(&str, &str, Zero)] = &[
+    ("name", "Name", Zero::Null),
+    ("signerName", "SignerName", Zero::Null),
+    ("labelSelector", "LabelSelector", Zero::Null),
+    ("optional", "Optional", Zero::Null),
+    ("path", "Path", Zero::Text),
+    ("user", "User", Zero::Null),
+];
+
+/// Bundles of a signer are named after it.
+fn trust_bundle_name(name: &str) -> rules::Messages {
+    match name.rsplit_once(':') {
+        None => rules::dns_subdomain(name),
+        Some((signer, own)) => {
+            let signer = signer.replace(':', "/");
+            match name.strip_prefix(&format!("{}:", signer.replace('/', ":"))) {
+                Some(_) if !signer.is_empty() => rules::dns_subdomain(own),
+                _ => {
+                    vec!["ClusterTrustBundle without signer name must not have \":\" in its name".to_owned()]
+                }
+            }
+        }
+    }
+}
+
 fn trust_bundle<'a>(
     errors: &mut Errors,
     source: &'a Value,
@@ -387,11 +435,17 @@ fn trust_bundle<'a>(
 ) {
     match (given(source, "name").is_some(), given(source, "signerName").is_some()) {
         (true, true) => {
-            errors.push(Error::invalid(path, source.clone(), "only one of name and signerName may be used"));
+            let shown = internal(source, TRUST_BUNDLE);
+            errors.push(Error::invalid(path, shown, "only one of name and signerName may be used"));
         }
         (true, false) => {
             if text(source, "name").is_empty() {
                 errors.push(Error::required(&path.child("name"), "must be a valid object name"));
+            }
+            let name = text(source, "name");
+            for message in trust_bundle_name(name) {
+                let detail = format!("not a valid clustertrustbundlename: {message}");
+                errors.push(Error::invalid(&path.child("name"), name, detail));
             }
             if let Some(selector) = given(source, "labelSelector") {
                 let detail = "labelSelector must be unset if name is specified";
@@ -402,6 +456,7 @@ fn trust_bundle<'a>(
             if text(source, "signerName").is_empty() {
                 errors.push(Error::required(&path.child("signerName"), "must be a valid signer name"));
             }
+            signer(errors, source, path);
             meta::label_selector(errors, given(source, "labelSelector"), &path.child("labelSelector"));
         }
         (false, false) => errors.push(Error::required(path, "either name or signerName must be specified")),
@@ -412,6 +467,30 @@ fn trust_bundle<'a>(
     distinct(errors, target, taken, target, volume);
 }
 
+fn signer(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+    let path = path.child("signerName");
+    match text(source, "signerName") {
+        "" => errors.push(Error::required(&path, "")),
+        name => crate::kinds::certificate::signer(errors, name, &path),
+    }
+}
+
+/// Keys of a signer's annotations name their domain: `acme.io/foo`.
+fn user_annotations(errors: &mut Errors, source: &Value, path: &Path<'_>) {
+    for (key, _) in entries(source, "userAnnotations") {
+        let key = key.as_str().to_lowercase();
+        let Some((domain, name)) = key.split_once('/').filter(|(d, n)| !d.is_empty() && !n.is_empty()) else {
+            let detail = "must be a domain-prefixed key (such as \"acme.io/foo\")";
+            errors.push(Error::invalid(path, key, detail));
+            continue;
+        };
+        invalid_each(errors, path, domain, rules::dns_subdomain(domain));
+        if !rules::qualified_name(name).is_empty() {
+            invalid_each(errors, path, name, rules::qualified_name(name));
+        }
+    }
+}
+
 fn certificate<'a>(
     errors: &mut Errors,
     source: &'a Value,
@@ -419,13 +498,28 @@ fn certificate<'a>(
     volume: &Path<'_>,
     taken: &mut Vec<&'a str>,
 ) {
+    signer(errors, source, path);
+    user_annotations(errors, source, &path.child("userAnnotations"));
     let kind = text(source, "keyType");
     if !KEY_TYPES.contains(&kind) {
         errors.push(Error::not_supported(&path.child("keyType"), kind, KEY_TYPES));
     }
-    if let Some(seconds) = int(source, "maxExpirationSeconds").filter(|s| *s < CERTIFICATE_MIN_SECONDS) {
-        let detail = format!("if provided, maxExpirationSeconds must be >= {CERTIFICATE_MIN_SECONDS}");
-        errors.push(Error::invalid(&path.child("maxExpirationSeconds"), seconds, detail));
+    if let Some(seconds) = int(source, "maxExpirationSeconds") {
+        let at = path.child("maxExpirationSeconds");
+        let own = text(source, "signerName").split('/').next().unwrap_or_default();
+        let most = if own == "kubernetes.io" || own.ends_with(".kubernetes.io") {
+            CERTIFICATE_MAX_SECONDS_OF_KUBERNETES
+        } else {
+            CERTIFICATE_MAX_SECONDS
+        };
+        if seconds < CERTIFICATE_MIN_SECONDS {
+            let detail = format!("if provided, maxExpirationSeconds must be >= {CERTIFICATE_MIN_SECONDS}");
+            errors.push(Error::invalid(&at, seconds, detail));
+        }
+        if seconds > most {
+            let detail = format!("if provided, maxExpirationSeconds must be <= {most}");
+            errors.push(Error::invalid(&at, seconds, detail));
+        }
     }
     let mut targets = 0;
     for field in ["credentialBundlePath", "keyPath", "certificateChainPath"] {

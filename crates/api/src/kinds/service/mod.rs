@@ -7,14 +7,15 @@ pub use families::init_families;
 
 use super::endpoints::endpoint_ip;
 use super::look::{
-    Errors, given, int, int_or_zero, items, items_mut, one_of, one_of_given, port_or_name, same, set_empty,
-    set_missing, text,
+    Errors, Zero, given, int, int_or_zero, internal, items, items_mut, one_of, one_of_given, port_or_name,
+    same, set_empty, set_missing, text,
 };
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Hooks};
+use crate::kinds::warn;
 use crate::rules::{self, invalid_each};
-use crate::{Object, Value, meta};
+use crate::{Value, meta};
 
 const AFFINITY_SECONDS: i64 = 10_800;
 const AFFINITY_MAX_SECONDS: i64 = 86_400;
@@ -47,23 +48,55 @@ pub(super) const SERVICE: Hooks = Hooks {
 
 /// Fields that mean nothing without a cluster address.
 fn warnings(service: &Value, _old: Option<&Value>) -> Vec<String> {
-    let (mut warnings, empty) = (Vec::new(), Value::Null);
-    let spec = service.get("spec").unwrap_or(&empty);
+    let (mut warnings, empty, root) = (Vec::new(), Value::Null, Path::root("spec"));
     if service.at(&["metadata", "annotations", TOPOLOGY_HINTS]).is_some() {
         warnings
             .push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
     }
-    if !is_headless(spec) {
-        return warnings;
+    let spec = service.get("spec").unwrap_or(&empty);
+    let addresses = |warnings: &mut Vec<String>, field: &'static str| {
+        let list = root.child(field);
+        for (i, ip) in items(spec, field).iter().enumerate() {
+            warn::address(warnings, ip.as_str().unwrap_or_default(), &list.index(i));
+        }
+    };
+    let first = items(spec, "clusterIPs").first().and_then(Value::as_str).unwrap_or_default();
+    if !matches!(first, "" | "None") {
+        addresses(&mut warnings, "clusterIPs");
     }
-    if !text(spec, "loadBalancerIP").is_empty() {
-        warnings.push("spec.loadBalancerIP is ignored when spec.clusterIP is \"None\"".to_owned());
+    let headless = text(spec, "type") == "ClusterIP" && is_headless(spec);
+    let (external, outside) = (text(spec, "type") == "ExternalName", !items(spec, "externalIPs").is_empty());
+    let balancer = text(spec, "loadBalancerIP");
+    if headless && !balancer.is_empty() {
+        warnings.push("spec.loadBalancerIP is ignored for headless services".to_owned());
     }
-    if !items(spec, "externalIPs").is_empty() {
-        warnings.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
+    if headless && outside {
+        warnings.push("spec.externalIPs is ignored for headless services".to_owned());
     }
-    if text(spec, "sessionAffinity") != "None" {
+    if headless && text(spec, "sessionAffinity") != "None" {
         warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
+    }
+    addresses(&mut warnings, "externalIPs");
+    if outside && !headless && !external {
+        let message = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";
+        warnings.push(message.to_owned());
+    }
+    if !balancer.is_empty() {
+        warn::address(&mut warnings, balancer, &root.child("loadBalancerIP"));
+    }
+    let list = root.child("loadBalancerSourceRanges");
+    for (i, range) in items(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        warn::block(&mut warnings, range.as_str().unwrap_or_default(), &list.index(i));
+    }
+    if external && outside {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !external && !text(spec, "externalName").is_empty() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if text(spec, "trafficDistribution") == "PreferClose" {
+        let message = "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"";
+        warnings.push(message.to_owned());
     }
     warnings
 }
@@ -312,10 +345,15 @@ fn node_ports(errors: &mut Errors, spec: &Value, list: &Path<'_>) {
             }
         }
         if ports[..i].iter().any(|p| key(p, "port") == key(port, "port")) {
-            let mut bad = Object::default();
-            bad.set("protocol", text(port, "protocol"));
-            bad.set("port", int_or_zero(port, "port"));
-            errors.push(Error::duplicate(&path, Value::Object(bad)));
+            const PORT: &[(&str, &str, Zero)] = &[
+                ("", "Name", Zero::Text),
+                ("protocol", "Protocol", Zero::Text),
+                ("", "AppProtocol", Zero::Null),
+                ("port", "Port", Zero::Number),
+                ("", "TargetPort", Zero::Number),
+                ("", "NodePort", Zero::Number),
+            ];
+            errors.push(Error::duplicate(&path, internal(port, PORT)));
         }
     }
 }
@@ -467,7 +505,7 @@ mod tests {
                 &[
                     "spec.ports[0].name: Required value",
                     "spec.ports[1].name: Required value",
-                    "spec.ports[1]: Duplicate value: {\"protocol\":\"TCP\",\"port\":80}",
+                    "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}",
                 ],
             ),
             (
