@@ -189,6 +189,8 @@ pub enum Cell {
 /// What a hook may know beside the object.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// API group of the request, `""` for core: two kinds may share how they rest.
+    pub group: &'a str,
     /// Version of the API in which the request came.
     pub version: &'a str,
     /// Subresource of the request, `""` for the object itself.

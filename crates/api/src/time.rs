@@ -120,6 +120,20 @@ struct Parser<'a> {
     rest: &'a str,
 }
 
+/// As Go's package of times quotes: nothing but plain ASCII as it is.
+fn go_quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => quoted.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            other => quoted.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 impl Parser<'_> {
     fn time(&mut self) -> Result<Time, ParseError> {
         let year = self.number(4, "2006")?;
@@ -139,7 +153,7 @@ impl Parser<'_> {
         let nanos = self.fraction();
         let offset = self.offset()?;
         if !self.rest.is_empty() {
-            return Err(self.error(format!(": extra text: {:?}", self.rest)));
+            return Err(self.error(format!(": extra text: {}", go_quoted(self.rest))));
         }
         if !(1..=days_in(year, month)).contains(&day) {
             return Err(self.out_of_range("day"));
@@ -150,7 +164,7 @@ impl Parser<'_> {
     }
 
     fn error(&self, what: String) -> ParseError {
-        ParseError { message: format!("parsing time {:?}{what}", self.text) }
+        ParseError { message: format!("parsing time {}{what}", go_quoted(self.text)) }
     }
 
     fn out_of_range(&self, what: &str) -> ParseError {
@@ -159,8 +173,8 @@ impl Parser<'_> {
 
     /// Go names the piece of its layout that the rest does not fit.
     fn misfit(&self, element: &str) -> ParseError {
-        let rest = self.rest;
-        self.error(format!(" as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest:?} as {element:?}"))
+        let rest = go_quoted(self.rest);
+        self.error(format!(" as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest} as {element:?}"))
     }
 
     fn expect(&mut self, separator: &str) -> Result<(), ParseError> {

@@ -223,6 +223,13 @@ impl<'a> Write<'a> {
         let call = self.call;
         meta::agree_on_namespace(object, call)?;
         if !self.name.is_empty() {
+            if matches!(self.make, Make::Replace(_)) && object.str_at(&["metadata", "name"]).is_empty() {
+                let name = &self.name;
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+                ))
+                .into());
+            }
             meta::agree_on_name(object, &self.name)?;
         }
         let version = object.str_at(&["metadata", "resourceVersion"]).to_owned();
@@ -275,6 +282,7 @@ impl<'a> Write<'a> {
 
     fn context(&self) -> Context<'_> {
         Context {
+            group: &self.call.kind.group,
             version: &self.call.info.version,
             subresource: &self.call.info.subresource,
             now_ms: self.server.now_ms(),

@@ -140,6 +140,10 @@ fn v2_to_v1(autoscaler: &mut Value) {
     if let Some(percent) = cpu.and_then(|m| m.at(&["resource", "current", "averageUtilization"])).cloned() {
         autoscaler.object_at_mut(&["status"]).set("currentCPUUtilizationPercentage", percent);
     }
+    // Of what v1 always writes, v2 leaves this out where it is zero.
+    if let Some(status) = at_mut(autoscaler, &["status"]) {
+        set_missing(status, "currentReplicas", 0);
+    }
     if !others.is_empty() {
         annotate(autoscaler, METRICS, &others.into());
     }

@@ -413,9 +413,6 @@ fn default_stateful_set(set: &mut Value) {
             set_empty(strategy, "type", "RollingUpdate");
             set_missing(strategy, "rollingUpdate", Object::default());
         }
-        if text(strategy, "type") == "RollingUpdate" {
-            set_missing(strategy, "rollingUpdate", Object::default());
-        }
         if let Some(rolling) = at_mut(strategy, &["rollingUpdate"]) {
             set_missing(rolling, "partition", 0);
             set_missing(rolling, "maxUnavailable", 1);

@@ -168,6 +168,21 @@ fn docker_config(errors: &mut Errors, secret: &Value, key: &'static str, data: &
     }
 }
 
+/// Service accounts: of the secrets that they name only the names count.
+pub(super) const SERVICE_ACCOUNT: Hooks = Hooks {
+    prepare_create: Some(|account, _| only_names(account)),
+    prepare_update: Some(|account, _, _| only_names(account)),
+    ..NO_HOOKS
+};
+
+fn only_names(account: &mut Value) {
+    for secret in super::look::items_mut(account, "secrets") {
+        if let Some(fields) = secret.as_object_mut() {
+            fields.retain(|key, _| key == "name");
+        }
+    }
+}
+
 /// Controller revisions: data that never changes.
 pub(super) const CONTROLLER_REVISION: Hooks = Hooks { validate: Some(validate_revision), ..NO_HOOKS };
 

@@ -3,7 +3,7 @@
 use super::look::{Errors, given, required, text};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
-use crate::kind::{Conversion, Hooks};
+use crate::kind::{Context, Conversion, Hooks};
 use crate::rules::{self, invalid_each};
 use crate::{Object, Value};
 
@@ -21,18 +21,12 @@ const NAMES: &[(&str, &str)] = &[
     ("reportingComponent", "reportingController"),
 ];
 
-/// Events of events.k8s.io.
+/// Of both groups: their events rest as core's, which are hardly checked for compatibility's sake.
 pub(super) const HOOKS: Hooks = Hooks {
-    validate: Some(|event, _, _| validate(event, "reportingController")),
+    validate: Some(validate),
     selectable_value: Some(selectable_value),
-    ..NO_HOOKS
-};
-
-/// Events of core, which are hardly checked for compatibility's sake.
-pub(super) const CORE: Hooks = Hooks {
-    validate: Some(|event, _, _| validate(event, "reportingComponent")),
     name_rule: Some(rules::path_segment),
-    ..HOOKS
+    ..NO_HOOKS
 };
 
 /// events.k8s.io to core and back.
@@ -60,7 +54,7 @@ fn rename(event: &mut Value, direction: fn((&'static str, &'static str)) -> (&'s
     }
 }
 
-fn validate(event: &Value, reporter: &'static str) -> Vec<field::Error> {
+fn validate(event: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
     let namespace = event.str_at(&["metadata", "namespace"]);
     let about = event.str_at(&["involvedObject", "namespace"]);
@@ -75,7 +69,13 @@ fn validate(event: &Value, reporter: &'static str) -> Vec<field::Error> {
         errors.push(Error::invalid(&path.child("namespace"), about, "does not match event.namespace"));
     }
     if is_new {
-        new_event(&mut errors, event, reporter);
+        let is_core = cx.group.is_empty();
+        new_event(&mut errors, event, if is_core { "reportingComponent" } else { "reportingController" });
+    }
+    if !cx.group.is_empty() && old.is_none() {
+        let name = event.str_at(&["metadata", "name"]);
+        let path = Path::root("metadata");
+        invalid_each(&mut errors, &path.child("name"), name, rules::name_is_subdomain(name, false));
     }
     errors
 }

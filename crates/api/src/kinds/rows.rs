@@ -124,7 +124,7 @@ pub(super) const ROWS: &[Row] = &[
     cluster("", "ComponentStatus", "componentstatuses").columns(columns::COMPONENT_STATUS).short(&["cs"]).verbs(READ),
     namespaced("", "ConfigMap", "configmaps").hooks(config::CONFIG_MAP).columns(columns::CONFIG_MAP).short(&["cm"]),
     namespaced("", "Endpoints", "endpoints").hooks(endpoints::ENDPOINTS).columns(columns::ENDPOINTS).short(&["ep"]).prefix("services/endpoints").create_on_update(),
-    namespaced("", "Event", "events").hooks(event::CORE).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
+    namespaced("", "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(CORE_EVENT_FIELDS).create_on_update(),
     namespaced("", "LimitRange", "limitranges").hooks(limit_range::LIMIT_RANGE).short(&["limits"]).create_on_update(),
     cluster("", "Namespace", "namespaces").hooks(namespace::HOOKS).columns(columns::NAMESPACE).short(&["ns"]).verbs(NO_COLLECTION_DELETE)
         .subresources(NAMESPACE_SUBRESOURCES).selectable(&["status.phase"]),
@@ -138,7 +138,7 @@ pub(super) const ROWS: &[Row] = &[
         .subresources(SCALE_AND_STATUS).selectable(&["status.replicas"]).generation(),
     namespaced("", "ResourceQuota", "resourcequotas").hooks(quota::RESOURCE_QUOTA).columns(columns::RESOURCE_QUOTA).short(&["quota"]).status(),
     namespaced("", "Secret", "secrets").hooks(config::SECRET).columns(columns::SECRET).selectable(&["type"]),
-    namespaced("", "ServiceAccount", "serviceaccounts").columns(columns::SERVICE_ACCOUNT).short(&["sa"]).subresources(TOKEN),
+    namespaced("", "ServiceAccount", "serviceaccounts").hooks(config::SERVICE_ACCOUNT).columns(columns::SERVICE_ACCOUNT).short(&["sa"]).subresources(TOKEN),
     namespaced("", "Service", "services").hooks(service::SERVICE).columns(columns::SERVICE).short(&["svc"]).all().subresources(SERVICE_SUBRESOURCES)
         .prefix("services/specs").selectable(&["spec.clusterIP", "spec.type"]).create_on_update(),
 

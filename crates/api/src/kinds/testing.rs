@@ -30,7 +30,7 @@ pub(crate) fn texts(errors: &[field::Error]) -> Vec<String> {
 
 /// A request context at a fixed time.
 pub(crate) const CONTEXT: Context<'static> =
-    Context { version: "v1", subresource: "", now_ms: 1_700_000_000_000 };
+    Context { group: "", version: "v1", subresource: "", now_ms: 1_700_000_000_000 };
 
 /// The object after its kind's defaults.
 pub(crate) fn defaulted(group: &str, kind: &str, yaml: &str) -> Value {

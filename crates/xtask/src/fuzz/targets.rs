@@ -169,7 +169,7 @@ fn written(mut object: Value, old: Option<&Value>) -> Option<Value> {
     if let Some(convert) = kind.served(&version).and_then(|v| v.convert) {
         (convert.to_storage)(&mut object);
     }
-    let cx = Context { version: &version, subresource: "", now_ms: NOW_MS };
+    let cx = Context { group: "", version: &version, subresource: "", now_ms: NOW_MS };
     let old = old.filter(|old| old.str_at(&["kind"]) == name);
     match (old, kind.hooks.prepare_create, kind.hooks.prepare_update) {
         (None, Some(prepare), _) => prepare(&mut object, &cx),

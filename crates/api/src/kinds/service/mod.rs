@@ -155,6 +155,8 @@ fn default_service(service: &mut Value) {
     }
     if matches!(text(spec, "type"), "ClusterIP" | "NodePort" | "LoadBalancer") {
         set_missing(spec, "internalTrafficPolicy", Value::str("Cluster"));
+    } else if text(spec, "type") == "ExternalName" {
+        spec.object_at_mut(&[]).remove("internalTrafficPolicy");
     }
     if text(spec, "type") == "LoadBalancer" {
         set_missing(spec, "allocateLoadBalancerNodePorts", true);
