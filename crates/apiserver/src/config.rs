@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::audit::AuditConfig;
 use crate::authn::token::ServiceAccountKeys;
 use crate::authz::{DEFAULT_MODES, Mode};
+use crate::traffic::Patience;
 use crate::user::User;
 
 /// The version that `/version` tells.
@@ -43,6 +44,25 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Shortest life of a watch that names none; the real one is random up to twice that.
     pub watch_timeout: Duration,
+    /// How long clients may take for what they do.
+    pub patience: Patience,
+}
+
+/// How a server ends.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// It serves on for so long, only without being ready, so that balancers can look elsewhere.
+    pub delay: Duration,
+    /// Then what runs has so long to end.
+    pub drain: Duration,
+    /// The part of HTTP/2 requests, of one, after which a client is asked to connect anew and perhaps find another server.
+    pub goaway_chance: f64,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { delay: Duration::ZERO, drain: Duration::from_secs(5), goaway_chance: 0.0 }
+    }
 }
 
 impl Default for Limits {
@@ -54,6 +74,7 @@ impl Default for Limits {
             connections: 10_000,
             request_timeout: Duration::from_secs(60),
             watch_timeout: Duration::from_secs(1800),
+            patience: Patience::default(),
         }
     }
 }
@@ -94,6 +115,8 @@ pub struct Config {
     pub event_ttl: Duration,
     /// Bounds.
     pub limits: Limits,
+    /// The end.
+    pub shutdown: Shutdown,
     /// The time.
     pub clock: Clock,
 }
@@ -119,6 +142,7 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             event_ttl: Duration::from_secs(3600),
             limits: Limits::default(),
+            shutdown: Shutdown::default(),
             clock: Arc::new(system_time_ms),
         }
     }

@@ -189,7 +189,7 @@ async fn check(server: &ApiServer, name: &str) -> Result<(), String> {
             true => Ok(()),
             false => Err("not finished".into()),
         },
-        "shutdown" => match server.ending().is_cancelled() {
+        "shutdown" => match server.ends() {
             true => Err("process is shutting down".into()),
             false => Ok(()),
         },

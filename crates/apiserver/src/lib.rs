@@ -15,6 +15,7 @@ mod call;
 mod candidate;
 mod config;
 mod connect;
+mod connection;
 #[cfg(test)]
 mod coverage;
 mod decode;
@@ -45,6 +46,7 @@ mod server;
 mod stored;
 mod subresources;
 mod table;
+mod traffic;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -59,8 +61,9 @@ pub use authn::Peer;
 pub use authn::token::ServiceAccountKeys;
 pub use authz::Mode as AuthorizationMode;
 pub use body::Body;
-pub use config::{Config, KubeletClient, Limits, VERSION};
+pub use config::{Config, KubeletClient, Limits, Shutdown, VERSION};
 pub use in_process::InProcess;
 pub use pipeline::ApiServer;
 pub use server::ServingCert;
+pub use traffic::Patience;
 pub use user::User;

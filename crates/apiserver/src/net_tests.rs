@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{Body, empty, full};
 use crate::testing::TestServer;
-use crate::{KubeletClient, ServingCert};
+use crate::{Config, KubeletClient, ServingCert};
 
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
@@ -121,6 +122,10 @@ struct Net {
 
 impl Net {
     async fn start() -> Net {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Net {
         let ca = Ca::new();
         let (cert_pem, key_pem) = ca.leaf("kube-apiserver-kubelet-client", "system:masters");
         let kubelet = kubelet(&ca).await;
@@ -128,6 +133,7 @@ impl Net {
             config.client_ca_pem = Some(ca.pem.clone().into_bytes());
             let ca_pem = Some(ca.pem.clone().into_bytes());
             config.kubelet_client = Some(KubeletClient { cert_pem, key_pem, ca_pem });
+            change(config);
         })
         .await;
         prepare(&server, kubelet).await;
@@ -311,4 +317,130 @@ async fn a_dead_kubelet_is_an_error() {
     let (code, text) = net.get(&format!("{POD}/log?container=c")).await;
     assert_eq!(code, 500);
     assert!(text.contains("error dialing backend"), "{text}");
+}
+
+/// A TLS connection on which the test itself speaks.
+async fn raw(net: &Net, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Little fits between a server that writes and a client that does not read.
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = socket.connect(net.address).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    net.ca.connector(net.admin(), alpn).connect(name, tcp).await.unwrap()
+}
+
+/// What the server says until it ends the connection, which it may do with or without good manners.
+async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut said = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the server hangs up");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Only failures ever use it up.
+const PATIENCE: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn heads_that_do_not_come_are_not_waited_for() {
+    let net = Net::start_with(|config| config.limits.patience.head = SHORT).await;
+    for (alpn, begin) in [
+        (b"http/1.1".as_slice(), ""),
+        (b"http/1.1", "GET /version HTTP/1.1\r\nho"),
+        (b"h2", ""),
+        (b"h2", "PRI * HTTP/2.0\r\n"),
+    ] {
+        let mut stream = raw(&net, alpn).await;
+        // The end may come before the first byte.
+        let _ = stream.write_all(begin.as_bytes()).await;
+        assert!(!rest(&mut stream).await.contains("gitVersion"), "{begin:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_without_requests_end() {
+    let net = Net::start_with(|config| config.limits.patience.idle = SHORT).await;
+    let mut stream = raw(&net, b"http/1.1").await;
+    stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let said = rest(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.contains("gitVersion"), "{said}");
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_are_not_waited_for() {
+    let net = Net::start().await;
+    let mut stream = raw(&net, b"http/1.1").await;
+    let head = "POST /api/v1/namespaces?timeout=50ms HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let said = rest(&mut stream).await;
+    assert!(said.starts_with("HTTP/1.1 504") && said.contains("allotted timeout"), "{said}");
+}
+
+/// More than sockets hold.
+async fn much(net: &Net) {
+    let filling = "x".repeat(1024 * 1024);
+    for name in 0..12 {
+        let map = format!(r#"{{"metadata":{{"name":"m{name}"}},"data":{{"k":"{filling}"}}}}"#);
+        let made = net.server.ask("POST", "/api/v1/namespaces/default/configmaps", map).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_loses_the_connection() {
+    let net = Net::start_with(|config| {
+        config.limits.patience.stalled = SHORT;
+        config.limits.connections = 1;
+    })
+    .await;
+    much(&net).await;
+    for query in ["", "?watch=1&resourceVersion=0"] {
+        let mut stream = raw(&net, b"http/1.1").await;
+        let request = format!("GET /api/v1/configmaps{query} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // The only place is free again when the first connection is gone.
+        let asked = tokio::time::timeout(PATIENCE, net.get("/version")).await;
+        assert_eq!(asked.expect("the silent client goes").0, 200);
+        assert!(!rest(&mut stream).await.ends_with("\r\n0\r\n\r\n"), "it was cut off");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_loses_its_stream_and_nobody_elses() {
+    let net = Net::start_with(|config| config.limits.patience.stalled = SHORT).await;
+    much(&net).await;
+    let connector = net.ca.connector(net.admin(), b"h2");
+    let tcp = TcpStream::connect(net.address).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let ask = |path: &str| Request::get(format!("https://x{path}")).body(empty()).unwrap();
+    let watch = sender.send_request(ask("/api/v1/configmaps?watch=1&resourceVersion=0")).await.unwrap();
+    let others = async {
+        loop {
+            let metrics = sender.send_request(ask("/metrics")).await.unwrap();
+            let metrics = metrics.into_body().collect().await.unwrap().to_bytes();
+            if String::from_utf8_lossy(&metrics).contains("requests{verb=\"WATCH\"} 0") {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, others).await.expect("the watch goes");
+    assert!(watch.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn clients_are_asked_to_connect_anew() {
+    let net = Net::start_with(|config| config.shutdown.goaway_chance = 1.0).await;
+    let connector = net.ca.connector(net.admin(), b"h2");
+    let tcp = TcpStream::connect(net.address).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("https://x/version").body(empty()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200, "and yet it is answered");
+    answer.into_body().collect().await.unwrap();
+    tokio::time::timeout(PATIENCE, connection).await.expect("the connection ends").unwrap().unwrap();
 }

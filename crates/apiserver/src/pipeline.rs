@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -59,10 +59,12 @@ struct Inner {
     frames: Frames,
     flow: Flow,
     in_flight: [AtomicUsize; 2],
+    /// It was asked to end: it answers, but is not ready for more.
+    ends: AtomicBool,
     /// Cancelled when watches and streams must end.
     ending: CancellationToken,
     leases: crate::write::EventLease,
-    bootstrapped: std::sync::atomic::AtomicBool,
+    bootstrapped: AtomicBool,
     /// What stands behind the `kubernetes` Service.
     advertised: watch_value::Sender<Option<SocketAddr>>,
 }
@@ -88,6 +90,7 @@ impl ApiServer {
             frames: Frames::default(),
             flow: Flow::new(config.limits.reads_in_flight + config.limits.writes_in_flight),
             in_flight: Default::default(),
+            ends: AtomicBool::new(false),
             ending: CancellationToken::new(),
             leases: crate::write::EventLease::default(),
             bootstrapped: false.into(),
@@ -117,6 +120,16 @@ impl ApiServer {
     /// Ends all watches and streams; clients will look for another server.
     pub fn end_watches(&self) {
         self.0.ending.cancel();
+    }
+
+    /// From now on `/readyz` says that this server goes.
+    pub(crate) fn stop_being_ready(&self) {
+        self.0.ends.store(true, Ordering::Release);
+    }
+
+    /// Was it asked to end?
+    pub(crate) fn ends(&self) -> bool {
+        self.0.ends.load(Ordering::Acquire) || self.ending().is_cancelled()
     }
 
     pub(crate) fn ending(&self) -> &CancellationToken {
@@ -168,7 +181,7 @@ impl ApiServer {
         &self.0.advertised
     }
 
-    pub(crate) fn bootstrapped(&self) -> &std::sync::atomic::AtomicBool {
+    pub(crate) fn bootstrapped(&self) -> &AtomicBool {
         &self.0.bootstrapped
     }
 
@@ -184,6 +197,7 @@ impl ApiServer {
         let info = RequestInfo::new(request.method(), request.uri().path(), &query);
         let errors = error_answer(request.headers());
         let labels = self.metrics().labels(&info);
+        let lasts = LongRunning::of(&info);
         let mark = Mark::new();
         let outcome =
             AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query, &mark))).catch_unwind().await;
@@ -199,6 +213,9 @@ impl ApiServer {
         flow::tell(&mark, response.headers_mut());
         let cache = (HeaderName::from_static("cache-control"), HeaderValue::from_static("no-cache, private"));
         response.headers_mut().entry(cache.0).or_insert(cache.1);
+        if let Some(lasts) = lasts {
+            response.extensions_mut().insert(lasts);
+        }
         response
     }
 
@@ -352,6 +369,22 @@ impl ApiServer {
     pub(crate) fn in_flight(&self) -> (usize, usize) {
         let [reads, writes] = &self.0.in_flight;
         (reads.load(Ordering::Relaxed), writes.load(Ordering::Relaxed))
+    }
+}
+
+/// Goes with an answer that has no end of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LongRunning {
+    /// Events, which clients should take as they come.
+    Watch,
+    /// What containers and services say.
+    Stream,
+}
+
+impl LongRunning {
+    fn of(info: &RequestInfo) -> Option<Self> {
+        let what = if info.verb == "watch" { LongRunning::Watch } else { LongRunning::Stream };
+        info.long_running().then_some(what)
     }
 }
 

@@ -1,45 +1,27 @@
 //! The door to the network: TLS, HTTP/1.1 and HTTP/2, bounded connections, an orderly end.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use corten_sys::sockets;
 use futures::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
-use crate::audit;
-use crate::authn::{ClientCerts, Peer};
-use crate::body::boxed;
+use crate::authn::ClientCerts;
+use crate::connection::Door;
 
-/// A client has so long for the TLS handshake, and as long for the head of a request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Open connections have so long to finish after shutdown began.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an accept error (out of descriptors) the server waits so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Streams of one HTTP/2 connection.
-const MAX_STREAMS: u32 = 1000;
-/// Bytes of all headers of one request.
-const MAX_HEADER_BYTES: usize = 256 * 1024;
-/// Headers of one HTTP/1 request.
-const MAX_HEADERS: usize = 200;
-/// Quiet HTTP/2 connections are asked whether they live.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The certificate that the server shows.
 #[derive(Clone, Debug)]
@@ -51,7 +33,9 @@ pub struct ServingCert {
 }
 
 impl ApiServer {
-    /// Serves until `shutdown`; then watches end, open requests get a few seconds, and the call returns.
+    /// Serves until some time after `shutdown`: at once `/readyz` fails, so that balancers look elsewhere; after the delay that was
+    /// asked for nobody is let in any more and watches end; requests that run are answered, and connections end with an answer or
+    /// when nothing more comes on them. Returns when all have ended, or after the longest time for it.
     ///
     /// Errors: the certificates are unusable.
     pub fn serve_tls<'a>(
@@ -61,82 +45,52 @@ impl ApiServer {
         shutdown: CancellationToken,
     ) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move {
-            let clients =
-                self.config().client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
+            let config = self.config();
+            let clients = config.client_ca_pem.as_deref().map(ClientCerts::new).transpose()?.map(Arc::new);
             let tls = TlsAcceptor::from(Arc::new(tls_config(cert, clients.clone())?));
             // Watchers, above all, whose machine is gone: nobody else would ever ask for them.
             sockets::ask_whether_peers_live(&listener).map_err(io::Error::other)?;
-            let places = Arc::new(Semaphore::new(self.config().limits.connections));
+            let closing = CancellationToken::new();
+            let door = Door { server: self.clone(), tls, clients, closing: closing.clone() };
             let connections = TaskTracker::new();
-            loop {
-                let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    () = shutdown.cancelled() => break,
-                };
-                let Ok((tcp, _)) = accepted else {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                };
-                let (server, tls, shutdown) = (self.clone(), tls.clone(), shutdown.clone());
-                let clients = clients.clone();
-                connections.spawn(async move {
-                    let _place = place;
-                    if let Err(error) = server.serve_connection(tcp, tls, clients, shutdown).await {
-                        tracing::debug!(%error, "connection ended");
-                    }
-                });
+            tokio::select! {
+                let_in = let_in(&listener, &door, &connections) => let_in?,
+                () = self.asked_to_end(&shutdown) => {}
             }
+            drop(listener);
+            closing.cancel();
             self.end_watches();
             connections.close();
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
+            let _ = tokio::time::timeout(config.shutdown.drain, connections.wait()).await;
             Ok(())
         })
     }
 
-    async fn serve_connection(
-        &self,
-        tcp: TcpStream,
-        tls: TlsAcceptor,
-        clients: Option<Arc<ClientCerts>>,
-        shutdown: CancellationToken,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        tcp.set_nodelay(true)?;
-        let from = tcp.peer_addr()?.ip();
-        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(tcp)).await??;
-        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let peer = clients.map_or(Peer::Network(None), |clients| clients.judge(shown, UnixTime::now()));
-        let service = service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(audit::Remote(from));
-            let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(server.handle(request.map(boxed), peer).await) }
-        });
-        let builder = http_builder();
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+    /// Returns when nobody is to be let in any more.
+    async fn asked_to_end(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        self.stop_being_ready();
+        tokio::time::sleep(self.config().shutdown.delay).await;
     }
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES as u32);
-    builder
+/// Accepts connections, without end.
+async fn let_in(listener: &TcpListener, door: &Door, connections: &TaskTracker) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(door.server.config().limits.connections));
+    loop {
+        let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let Ok((tcp, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let door = door.clone();
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = door.serve(tcp).await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
 }
 
 fn tls_config(cert: &ServingCert, clients: Option<Arc<ClientCerts>>) -> io::Result<ServerConfig> {

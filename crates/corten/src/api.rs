@@ -98,6 +98,10 @@ impl Cluster {
         }
         self.args.access.apply(&mut config)?;
         self.kube.apply(&mut config)?;
+        if self.alone {
+            // As upstream. A cluster in one process ends sooner: all who would still have work for the server end with it.
+            config.shutdown.drain = config.limits.request_timeout;
+        }
         ApiServer::new(config).map_err(|why| anyhow!("API server: {why}"))
     }
 
@@ -111,6 +115,7 @@ impl Cluster {
             None => self.serving_cert("apiserver", addresses)?,
         };
         let (api, stop) = (api.clone(), self.stop.clone());
+        parts.allow(api.config().shutdown.delay + api.config().shutdown.drain);
         parts.start("API server", async move { Ok(api.serve_tls(listener, &cert, stop).await?) });
         Ok(())
     }

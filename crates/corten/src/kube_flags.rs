@@ -113,6 +113,12 @@ pub struct KubeArgs {
     /// Longest time for one request.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub request_timeout: Option<Duration>,
+    /// At its end the server serves on for so long, only without being ready.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub shutdown_delay_duration: Option<Duration>,
+    /// Part of the HTTP/2 requests after which a client is asked to connect anew: 0 to 0.02.
+    #[arg(long, value_name = "CHANCE", default_value_t = 0.0)]
+    pub goaway_chance: f64,
     /// Most requests at once that read.
     #[arg(long, value_name = "N")]
     pub max_requests_inflight: Option<usize>,
@@ -120,6 +126,9 @@ pub struct KubeArgs {
     #[arg(long, value_name = "N")]
     pub max_mutating_requests_inflight: Option<usize>,
 }
+
+/// Upstream's bound: with more, clients would do little else than connect.
+const MOST_GOAWAY: f64 = 0.02;
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("--{flag} {}", path.display()))
@@ -220,6 +229,12 @@ impl KubeArgs {
         }
         config.disabled_admission.clone_from(&self.disable_admission_plugins);
         config.event_ttl = self.event_ttl.unwrap_or(config.event_ttl);
+        ensure!(
+            (0.0..=MOST_GOAWAY).contains(&self.goaway_chance),
+            "--goaway-chance can not be less than 0 or greater than 0.02"
+        );
+        config.shutdown.goaway_chance = self.goaway_chance;
+        config.shutdown.delay = self.shutdown_delay_duration.unwrap_or(config.shutdown.delay);
         let limits = &mut config.limits;
         limits.request_timeout = self.request_timeout.unwrap_or(limits.request_timeout);
         limits.reads_in_flight = self.max_requests_inflight.unwrap_or(limits.reads_in_flight);

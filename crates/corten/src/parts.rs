@@ -14,16 +14,27 @@ use crate::signals::Signals;
 const END_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The parts that run, by name.
-#[derive(Default)]
 pub struct Parts {
     running: JoinSet<Result<()>>,
     names: HashMap<Id, &'static str>,
     stop: CancellationToken,
+    patience: Duration,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Parts {
+            running: JoinSet::new(),
+            names: HashMap::new(),
+            stop: CancellationToken::new(),
+            patience: END_PATIENCE,
+        }
+    }
 }
 
 /// Runs `start` and then what it started, until a signal comes or a part ends by itself; then ends all parts.
 ///
-/// Errors: the start failed, or a part did.
+/// Errors: the start failed, or a part did, or a second signal came before the end.
 pub async fn live(signals: &mut Signals, start: impl AsyncFnOnce(&mut Parts) -> Result<()>) -> Result<()> {
     let mut parts = Parts::default();
     let life = async {
@@ -35,14 +46,18 @@ pub async fn live(signals: &mut Signals, start: impl AsyncFnOnce(&mut Parts) -> 
         () = signals.next() => Ok(()),
         outcome = life => outcome,
     };
-    parts.end(signals).await;
-    outcome
+    if parts.end(signals).await { Err(anyhow!("ended at once by a second signal")) } else { outcome }
 }
 
 impl Parts {
     /// Asks all parts to end when it is cancelled.
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// A part's orderly end may take so long.
+    pub fn allow(&mut self, time: Duration) {
+        self.patience = self.patience.max(END_PATIENCE + time);
     }
 
     /// Starts a part. It should end soon after [`Parts::stop`] and not before.
@@ -69,10 +84,11 @@ impl Parts {
         Some((self.names.remove(&id).unwrap_or("a part"), outcome))
     }
 
-    /// Ends all parts. A second signal, or [`END_PATIENCE`], ends the waiting.
-    async fn end(mut self, signals: &mut Signals) {
+    /// Ends all parts. A second signal (then it says `true`), or the end of the patience, ends the waiting.
+    async fn end(mut self, signals: &mut Signals) -> bool {
         tracing::info!("stopping; containers go on");
         self.stop.cancel();
+        let patience = self.patience;
         let all = async {
             while let Some((part, outcome)) = self.next_end().await {
                 if let Err(error) = outcome {
@@ -80,13 +96,14 @@ impl Parts {
                 }
             }
         };
-        tokio::select! {
-            () = all => return,
-            () = signals.next() => {}
-            () = tokio::time::sleep(END_PATIENCE) => {}
-        }
+        let second = tokio::select! {
+            () = all => return false,
+            () = signals.next() => true,
+            () = tokio::time::sleep(patience) => false,
+        };
         let parts: Vec<_> = self.names.values().collect();
         tracing::warn!(?parts, "these parts did not end in time and are cut off");
+        second
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Cluster {
     pub(crate) node_ips: Vec<IpAddr>,
     /// A node runs in this process.
     pub(crate) has_node: bool,
+    /// Nothing but the API server runs in this process.
+    pub(crate) alone: bool,
     pub(crate) stop: CancellationToken,
     started: Instant,
     /// The same moment, as others tell the time.
@@ -66,11 +68,22 @@ pub async fn up(mut args: ServerArgs, kube: KubeArgs, with: With) -> Result<()> 
     let node_name = node.and_then(|n| n.node_name.clone()).map_or_else(host::name, Ok)?;
     let given = node.map(|n| n.node_ip.clone()).unwrap_or_default();
     let node_ips = host::addresses(given, &args.ranges.cluster_cidr, host::address_of_default_route);
-    let has_node = node.is_some();
+    let (has_node, alone) = (node.is_some(), matches!(with, With::Nothing));
     live(&mut signals, async |parts| {
         let stop = parts.stop();
-        let cluster =
-            Cluster { args, kube, layout, pki, node_name, node_ips, has_node, stop, started, started_at };
+        let cluster = Cluster {
+            args,
+            kube,
+            layout,
+            pki,
+            node_name,
+            node_ips,
+            has_node,
+            alone,
+            stop,
+            started,
+            started_at,
+        };
         cluster.start(&with, parts).await
     })
     .await
