@@ -20,6 +20,9 @@ pub const VERSION: &str = "v1.37.0+corten";
 /// Milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
+/// Sets the log's level by upstream's numbers: 0 says little, 10 everything. Errors: text for the operator.
+pub type Verbosity = Arc<dyn Fn(u32) -> Result<(), String> + Send + Sync>;
+
 /// How the server shows itself to kubelets.
 #[derive(Clone, Debug)]
 pub struct KubeletClient {
@@ -113,6 +116,10 @@ pub struct Config {
     pub cluster_domain: String,
     /// How long events are kept.
     pub event_ttl: Duration,
+    /// Are `/debug/pprof` and `/debug/flags` served?
+    pub profiling: bool,
+    /// Makes the log say more or less (upstream's `--v`); `None` where nobody can.
+    pub verbosity: Option<Verbosity>,
     /// Bounds.
     pub limits: Limits,
     /// The end.
@@ -141,6 +148,8 @@ impl Config {
             advertise_port: 6443,
             cluster_domain: "cluster.local".into(),
             event_ttl: Duration::from_secs(3600),
+            profiling: true,
+            verbosity: None,
             limits: Limits::default(),
             shutdown: Shutdown::default(),
             clock: Arc::new(system_time_ms),

@@ -18,6 +18,7 @@ mod connect;
 mod connection;
 #[cfg(test)]
 mod coverage;
+mod debug;
 mod decode;
 mod delete;
 mod encode;
@@ -61,7 +62,7 @@ pub use authn::Peer;
 pub use authn::token::ServiceAccountKeys;
 pub use authz::Mode as AuthorizationMode;
 pub use body::Body;
-pub use config::{Config, KubeletClient, Limits, Shutdown, VERSION};
+pub use config::{Config, KubeletClient, Limits, Shutdown, VERSION, Verbosity};
 pub use in_process::InProcess;
 pub use pipeline::ApiServer;
 pub use server::ServingCert;

@@ -95,6 +95,11 @@ impl Metrics {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many watches are open.
+    pub fn watches(&self) -> i64 {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
     /// Counts a watch while the guard lives.
     pub fn watcher(&self, _info: &RequestInfo) -> OpenWatch {
         self.watchers.fetch_add(1, Ordering::Relaxed);

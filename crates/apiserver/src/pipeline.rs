@@ -25,14 +25,14 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::config::Config;
 use crate::connect::Kubelets;
-use crate::flow::{self, Flow, Mark, Seat};
+use crate::flow::{self, Flow, Held, Mark};
 use crate::frames::Frames;
 use crate::media::{self, Answer};
 use crate::metrics::Metrics;
 use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::user::User;
-use crate::{connect, delete, encode, health, read, reviews, subresources, watch, write};
+use crate::{connect, debug, delete, encode, health, read, reviews, subresources, watch, write};
 
 /// Kinds that upstream would rather not see used any more, and what it says to those who do.
 const DEPRECATED: &[(&str, &str, &str)] = &[
@@ -283,6 +283,9 @@ impl ApiServer {
         }
         decision?;
         if !info.is_resource {
+            if info.path.starts_with("/debug") {
+                return debug::serve(self, request, &info, &query).await;
+            }
             let (method, accept) = (request.method().clone(), accept(request.headers()));
             drop(request);
             return health::serve_path(self, &method, &accept, &info, &query).await;
@@ -359,10 +362,10 @@ impl ApiServer {
         if info.long_running() {
             return Ok(None);
         }
-        let seat = self.flow().seat(matched, user, info, self.metrics()).await?;
+        let held = self.flow().seat(matched, user, info, self.metrics(), self.now_ms()).await?;
         let counter = &self.0.in_flight[usize::from(!info.read_only())];
         counter.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(Place { _seat: seat, counter }))
+        Ok(Some(Place { _held: held, counter }))
     }
 
     /// How many requests that read and that write run now.
@@ -390,7 +393,7 @@ impl LongRunning {
 
 /// A request that runs: its seat, and its part in the count.
 struct Place<'a> {
-    _seat: Option<Seat>,
+    _held: Held,
     counter: &'a AtomicUsize,
 }
 

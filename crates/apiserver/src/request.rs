@@ -107,6 +107,7 @@ impl RequestInfo {
     /// Does the request stay open (watch, log, exec …)? Such requests have no time limit and no in-flight slot.
     pub fn long_running(&self) -> bool {
         self.verb == "watch"
+            || (!self.is_resource && self.path.starts_with("/debug/pprof/"))
             || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log")
     }
 

@@ -540,6 +540,50 @@ async fn tables_and_partial_metadata() {
 }
 
 #[tokio::test]
+async fn what_debugging_asks_for() {
+    use crate::user::User;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static LEVEL: AtomicU32 = AtomicU32::new(0);
+    let server = TestServer::start_with(|config| {
+        config.verbosity = Some(std::sync::Arc::new(|level| {
+            LEVEL.store(level, Ordering::Relaxed);
+            Ok(())
+        }));
+    })
+    .await;
+    for (path, has) in [
+        ("/debug/api_priority_and_fairness/dump_priority_levels", "PriorityLevelName, ActiveQueues,"),
+        ("/debug/api_priority_and_fairness/dump_queues", "workload-low,"),
+        ("/debug/api_priority_and_fairness/dump_requests?includeRequestDetails=1", "SubResource"),
+        ("/debug/flags", "v<br>"),
+        ("/debug/pprof/", "profile"),
+        ("/debug/pprof/goroutine?debug=1", "watches: 0"),
+        ("/debug/pprof/heap?debug=1", "VmRSS:"),
+        ("/debug/pprof/threadcreate", "threads: "),
+        ("/debug/pprof/symbol", "num_symbols: 1"),
+    ] {
+        let answer = server.ask("GET", path, "").await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.text);
+        assert!(answer.text.contains(has), "{path}: {}", answer.text);
+        let nobody = User::new("bob", [""; 0]);
+        assert_eq!(server.ask_as(nobody, "GET", path, &[], "").await.code, 403, "{path}");
+    }
+    assert_eq!(server.ask("GET", "/debug/pprof/nope", "").await.code, 404);
+    assert_eq!(server.ask("GET", "/debug/nope", "").await.code, 404);
+    assert_eq!(server.ask("GET", "/debug/pprof", "").await.headers["location"], "/debug/pprof/");
+    assert_eq!(server.ask("GET", "/debug/pprof/profile?seconds=100000", "").await.code, 400);
+    assert_eq!(server.ask("GET", "/debug/flags/v", "").await.code, 406);
+    assert_eq!(server.ask("PUT", "/debug/flags/v", "x").await.code, 400);
+    let set = server.ask("PUT", "/debug/flags/v", "4").await;
+    assert_eq!((set.code, set.text.as_str()), (200, "successfully set klog.logging.verbosity to 4\n"));
+    assert_eq!(LEVEL.load(Ordering::Relaxed), 4);
+
+    let without = TestServer::start_with(|config| config.profiling = false).await;
+    assert_eq!(without.ask("GET", "/debug/pprof/heap", "").await.code, 404);
+    assert_eq!(without.ask("PUT", "/debug/flags/v", "4").await.code, 404);
+}
+
+#[tokio::test]
 async fn who_may_what() {
     use crate::user::User;
     let server = TestServer::start().await;

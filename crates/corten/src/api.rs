@@ -20,7 +20,7 @@ use crate::parts::Parts;
 use crate::pki::{Identity, Pair};
 use crate::token::Token;
 use crate::up::{Cluster, client};
-use crate::{join, kubeconfig};
+use crate::{join, kubeconfig, verbosity};
 
 /// Pause before listening is tried again at an address that something else holds.
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
@@ -98,6 +98,7 @@ impl Cluster {
         }
         self.args.access.apply(&mut config)?;
         self.kube.apply(&mut config)?;
+        config.verbosity = verbosity::verbosity();
         if self.alone {
             // As upstream. A cluster in one process ends sooner: all who would still have work for the server end with it.
             config.shutdown.drain = config.limits.request_timeout;

@@ -113,6 +113,9 @@ pub struct KubeArgs {
     /// Longest time for one request.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub request_timeout: Option<Duration>,
+    /// Serve /debug/pprof and /debug/flags.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub profiling: Option<bool>,
     /// At its end the server serves on for so long, only without being ready.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub shutdown_delay_duration: Option<Duration>,
@@ -233,6 +236,7 @@ impl KubeArgs {
             (0.0..=MOST_GOAWAY).contains(&self.goaway_chance),
             "--goaway-chance can not be less than 0 or greater than 0.02"
         );
+        config.profiling = self.profiling.unwrap_or(true);
         config.shutdown.goaway_chance = self.goaway_chance;
         config.shutdown.delay = self.shutdown_delay_duration.unwrap_or(config.shutdown.delay);
         let limits = &mut config.limits;

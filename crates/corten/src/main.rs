@@ -27,11 +27,13 @@ mod signals;
 mod token;
 mod tokens;
 mod up;
+mod verbosity;
 
 use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -80,7 +82,12 @@ fn run(cli: Cli) -> Result<()> {
     let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
     // A log on a full disk is lost; complaining about that would panic.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.log_internal_errors(false).init();
+    let log = log.log_internal_errors(false).with_filter_reloading();
+    let filter = log.reload_handle();
+    verbosity::keep(Arc::new(move |number| {
+        filter.reload(EnvFilter::new(verbosity::level(number))).map_err(|e| e.to_string())
+    }));
+    log.init();
     // Fails only when a provider is there already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {

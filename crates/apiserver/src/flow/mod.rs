@@ -3,11 +3,13 @@
 //!
 //! Unlike upstream, seats are lent and borrowed at the moment they are asked for, not by a loop every ten seconds.
 
+mod dump;
 mod objects;
 mod rules;
 mod seats;
 mod status;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,8 +27,8 @@ use crate::user::User;
 pub(crate) use objects::wanted;
 pub(crate) use rules::Matched;
 use rules::Rules;
-pub(crate) use seats::{Figures, Seat};
-use seats::{Seats, Verdict};
+pub(crate) use seats::Figures;
+use seats::{Asked, Seat, Seats, TIMED_OUT, Verdict};
 
 /// The API group of both kinds.
 pub(crate) const GROUP: &str = "flowcontrol.apiserver.k8s.io";
@@ -44,6 +46,7 @@ pub(crate) type Mark = OnceLock<Arc<Matched>>;
 pub(crate) struct Flow {
     rules: RwLock<Arc<Rules>>,
     seats: Seats,
+    exempt: Exempt,
     /// Held from reading the objects until they are in use, so that what was read first is not used last.
     reading: Mutex<()>,
 }
@@ -51,7 +54,8 @@ pub(crate) struct Flow {
 impl Flow {
     /// The built-in objects, until those of the store are read.
     pub fn new(seats: usize) -> Self {
-        let flow = Flow { rules: RwLock::default(), seats: Seats::new(seats), reading: Mutex::default() };
+        let (rules, exempt) = (RwLock::default(), Exempt::default());
+        let flow = Flow { rules, seats: Seats::new(seats), exempt, reading: Mutex::default() };
         flow.replace(&built_in("FlowSchema"), &built_in("PriorityLevelConfiguration"));
         flow
     }
@@ -68,7 +72,7 @@ impl Flow {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).find(user, info)
     }
 
-    /// Waits for a seat. `None`: the request needs none.
+    /// Waits for a seat. `now_ms` is told to those who look.
     ///
     /// Errors: 429 where the queue is full, the level does not queue, or the wait took too long.
     pub async fn seat(
@@ -77,22 +81,29 @@ impl Flow {
         user: &User,
         info: &RequestInfo,
         metrics: &Metrics,
-    ) -> Result<Option<Seat>> {
+        now_ms: i64,
+    ) -> Result<Held> {
         if matched.exempt {
-            return Ok(None);
+            return Ok(self.exempt.enter());
         }
-        let flow = matched.flow(user, info);
-        match self.seats.ask(&matched.level, flow) {
-            Verdict::Seated(seat) => Ok(Some(seat)),
+        let asked = Asked {
+            schema: matched.schema.clone(),
+            distinguisher: matched.distinguisher(user, info).to_owned(),
+            user: user.name.clone(),
+            info: info.clone(),
+            arrived_ms: now_ms,
+        };
+        match self.seats.ask(&matched.level, matched.flow(user, info), Arc::new(asked)) {
+            Verdict::Seated(seat) => Ok(seat.into()),
             Verdict::Refused(why) => {
                 self.seats.refused(&matched.level, why);
                 metrics.dropped();
                 Err(too_many())
             }
             Verdict::Waits(waiting) => match tokio::time::timeout(WAIT_MAX, waiting).await {
-                Ok(Ok(seat)) => Ok(Some(seat)),
+                Ok(Ok(seat)) => Ok(seat.into()),
                 _ => {
-                    self.seats.refused(&matched.level, "time-out");
+                    self.seats.refused(&matched.level, TIMED_OUT);
                     metrics.dropped();
                     Err(too_many())
                 }
@@ -103,6 +114,49 @@ impl Flow {
     /// What the levels do now.
     pub fn figures(&self) -> Vec<Figures> {
         self.seats.figures()
+    }
+}
+
+/// What a request holds while it runs: a seat of its level, or, where it needs none, its part in a count.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _seat: Option<Seat>,
+    exempt: Option<Arc<Counts>>,
+}
+
+/// Requests that need no seat: how many run, and how many there were.
+#[derive(Debug, Default)]
+struct Exempt(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    running: AtomicU64,
+    all: AtomicU64,
+}
+
+impl From<Seat> for Held {
+    fn from(seat: Seat) -> Self {
+        Held { _seat: Some(seat), exempt: None }
+    }
+}
+
+impl Exempt {
+    fn enter(&self) -> Held {
+        self.0.running.fetch_add(1, Ordering::Relaxed);
+        self.0.all.fetch_add(1, Ordering::Relaxed);
+        Held { _seat: None, exempt: Some(self.0.clone()) }
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        (self.0.running.load(Ordering::Relaxed), self.0.all.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(counts) = &self.exempt {
+            counts.running.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

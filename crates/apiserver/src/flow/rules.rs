@@ -43,12 +43,17 @@ impl Matched {
     pub fn flow(&self, user: &User, info: &RequestInfo) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.schema.hash(&mut hasher);
-        match self.by {
-            By::Nothing => {}
-            By::User => user.name.hash(&mut hasher),
-            By::Namespace => info.namespace.hash(&mut hasher),
-        }
+        self.distinguisher(user, info).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// What tells the request's flow from others of the schema.
+    pub fn distinguisher<'a>(&self, user: &'a User, info: &'a RequestInfo) -> &'a str {
+        match self.by {
+            By::Nothing => "",
+            By::User => &user.name,
+            By::Namespace => &info.namespace,
+        }
     }
 }
 

@@ -6,12 +6,65 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::rules::{Level, Queuing};
+use crate::request::RequestInfo;
+
+/// Why a request was refused that had waited for as long as it may.
+pub(super) const TIMED_OUT: &str = "time-out";
 
 /// What became of a request that asked for a seat.
 pub(super) enum Verdict {
     Seated(Seat),
     Waits(oneshot::Receiver<Seat>),
     Refused(&'static str),
+}
+
+/// A request that waits or sits, for those who look at it.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub schema: String,
+    /// What tells its flow apart.
+    pub distinguisher: String,
+    pub user: String,
+    pub info: RequestInfo,
+    /// Unix time.
+    pub arrived_ms: i64,
+}
+
+/// A level as it is now.
+#[derive(Debug, Default)]
+pub(super) struct LevelDump {
+    pub name: Arc<str>,
+    /// Its object is gone.
+    pub gone: bool,
+    pub taken: u64,
+    pub waiting: usize,
+    pub served: u64,
+    pub rejected: u64,
+    pub timed_out: u64,
+    pub cancelled: u64,
+    pub queues: Vec<QueueDump>,
+    /// Requests that did not have to wait.
+    pub queueless: Vec<Arc<Asked>>,
+}
+
+/// A queue as it is now.
+#[derive(Debug, Default)]
+pub(super) struct QueueDump {
+    pub waiting: Vec<Arc<Asked>>,
+    pub running: Vec<Arc<Asked>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    give: oneshot::Sender<Seat>,
+    asked: Arc<Asked>,
+}
+
+/// Who sits, and the queue that it came from.
+#[derive(Debug)]
+struct Running {
+    asked: Arc<Asked>,
+    queue: Option<usize>,
 }
 
 /// All seats of a server.
@@ -35,27 +88,33 @@ struct Row {
     queuing: Option<Queuing>,
     taken: u64,
     waiting: usize,
-    queues: Vec<VecDeque<oneshot::Sender<Seat>>>,
+    queues: Vec<VecDeque<Waiting>>,
+    running: BTreeMap<u64, Running>,
+    /// The number of the seat that is taken next.
+    number: u64,
     /// The queue that is served next.
     next: usize,
     served: u64,
     refused: BTreeMap<&'static str, u64>,
+    /// Those who left their queues before they were served.
+    left: u64,
     /// Its object is gone; the row goes with its last request.
     gone: bool,
 }
 
 /// One request's seat, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(super) struct Seat {
     /// `None`: taken back before anybody sat.
     hall: Option<Arc<Hall>>,
     level: Arc<str>,
+    number: u64,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(hall) = self.hall.take() {
-            hall.leave(&self.level);
+            hall.leave(&self.level, self.number);
         }
     }
 }
@@ -105,24 +164,25 @@ impl Seats {
     }
 
     /// A seat, a place in a queue, or a reason why there is neither.
-    pub fn ask(&self, level: &Arc<str>, flow: u64) -> Verdict {
+    pub fn ask(&self, level: &Arc<str>, flow: u64, asked: Arc<Asked>) -> Verdict {
         let mut room = self.room();
         let free = self.0.may_sit(&room, level);
         let Some(row) = room.get_mut(level) else { return Verdict::Refused("no-level") };
         if free && row.waiting == 0 {
-            row.taken += 1;
-            row.served += 1;
-            return Verdict::Seated(Seat { hall: Some(self.0.clone()), level: level.clone() });
+            let number = row.sit(asked, None);
+            return Verdict::Seated(Seat { hall: Some(self.0.clone()), level: level.clone(), number });
         }
         let Some(queuing) = row.queuing else { return Verdict::Refused("concurrency-limit") };
         let at = row.shortest_of_hand(queuing, flow);
-        row.queues[at].retain(|waiting| !waiting.is_closed());
+        let before = row.queues[at].len();
+        row.queues[at].retain(|waiting| !waiting.give.is_closed());
+        row.left += (before - row.queues[at].len()) as u64;
         row.waiting = row.queues.iter().map(VecDeque::len).sum();
         if row.queues[at].len() >= queuing.length {
             return Verdict::Refused("queue-full");
         }
         let (give, take) = oneshot::channel();
-        row.queues[at].push_back(give);
+        row.queues[at].push_back(Waiting { give, asked });
         row.waiting += 1;
         // Who gave up may have been all that stood before this one.
         self.0.seat_waiting(&mut room);
@@ -134,6 +194,11 @@ impl Seats {
         if let Some(row) = self.room().get_mut(level) {
             *row.refused.entry(why).or_default() += 1;
         }
+    }
+
+    /// Everything as it is now.
+    pub fn dump(&self) -> Vec<LevelDump> {
+        self.room().iter().map(|(name, row)| row.dump(name)).collect()
     }
 
     pub fn figures(&self) -> Vec<Figures> {
@@ -162,10 +227,11 @@ impl Hall {
         row.taken < row.limit && row.taken + kept < self.total
     }
 
-    fn leave(self: &Arc<Self>, level: &Arc<str>) {
+    fn leave(self: &Arc<Self>, level: &Arc<str>, number: u64) {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(row) = room.get_mut(level) else { return };
         row.taken = row.taken.saturating_sub(1);
+        row.running.remove(&number);
         if row.gone && row.taken == 0 && row.waiting == 0 {
             room.remove(level);
         }
@@ -181,18 +247,19 @@ impl Hall {
         for level in levels {
             while room.get(&level).is_some_and(|row| row.waiting > 0) && self.may_sit(room, &level) {
                 let Some(row) = room.get_mut(&level) else { break };
-                let Some(waiting) = row.pop() else { break };
-                if waiting.is_closed() {
+                let Some((queue, waiting)) = row.pop() else { break };
+                if waiting.give.is_closed() {
+                    row.left += 1;
                     continue;
                 }
-                row.taken += 1;
-                row.served += 1;
-                let seat = Seat { hall: Some(self.clone()), level: level.clone() };
-                if let Err(mut unwanted) = waiting.send(seat) {
+                let number = row.sit(waiting.asked, Some(queue));
+                let seat = Seat { hall: Some(self.clone()), level: level.clone(), number };
+                if let Err(mut unwanted) = waiting.give.send(seat) {
                     // Its drop would come back here under the lock.
                     unwanted.hall = None;
                     row.taken -= 1;
                     row.served -= 1;
+                    row.running.remove(&number);
                 }
             }
         }
@@ -231,15 +298,50 @@ impl Row {
         hand.into_iter().min_by_key(|at| self.queues[*at].len()).unwrap_or(0)
     }
 
-    /// The first of the next queue that is not empty.
-    fn pop(&mut self) -> Option<oneshot::Sender<Seat>> {
+    /// Gives a seat, and its number.
+    fn sit(&mut self, asked: Arc<Asked>, queue: Option<usize>) -> u64 {
+        self.taken += 1;
+        self.served += 1;
+        self.number += 1;
+        self.running.insert(self.number, Running { asked, queue });
+        self.number
+    }
+
+    fn dump(&self, name: &Arc<str>) -> LevelDump {
+        let mut queues: Vec<QueueDump> = Vec::new();
+        for queue in &self.queues {
+            let waiting = queue.iter().map(|waiting| waiting.asked.clone()).collect();
+            queues.push(QueueDump { waiting, running: Vec::new() });
+        }
+        let mut queueless = Vec::new();
+        for Running { asked, queue } in self.running.values() {
+            let queue = queue.and_then(|at| queues.get_mut(at)).map(|queue| &mut queue.running);
+            queue.unwrap_or(&mut queueless).push(asked.clone());
+        }
+        let timed_out = self.refused.get(TIMED_OUT).copied().unwrap_or(0);
+        LevelDump {
+            name: name.clone(),
+            gone: self.gone,
+            taken: self.taken,
+            waiting: self.waiting,
+            served: self.served,
+            rejected: self.refused.values().sum::<u64>() - timed_out,
+            timed_out,
+            cancelled: self.left.saturating_sub(timed_out),
+            queues,
+            queueless,
+        }
+    }
+
+    /// The first of the next queue that is not empty, and which queue it is.
+    fn pop(&mut self) -> Option<(usize, Waiting)> {
         let queues = self.queues.len();
         for step in 0..queues {
             let at = (self.next + step) % queues;
             if let Some(waiting) = self.queues[at].pop_front() {
                 self.next = (at + 1) % queues;
                 self.waiting -= 1;
-                return Some(waiting);
+                return Some((at, waiting));
             }
         }
         self.waiting = 0;
@@ -256,6 +358,10 @@ mod tests {
         let text =
             format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{"type":"Limited","limited":{spec}}}}}"#);
         corten_api::json::parse(&text.into()).unwrap()
+    }
+
+    fn nobody() -> Arc<Asked> {
+        Arc::default()
     }
 
     fn seats(total: usize, levels: &[corten_api::Value]) -> Seats {
@@ -277,13 +383,15 @@ mod tests {
         let a = level("a", &format!(r#"{{"nominalConcurrencyShares":1,{QUEUE}}}"#));
         let seats = seats(1, &[a, level("catch-all", CATCH_ALL)]);
         let name: Arc<str> = "a".into();
-        let Verdict::Seated(first) = seats.ask(&name, 1) else { panic!("the one seat") };
+        let Verdict::Seated(first) = seats.ask(&name, 1, nobody()) else { panic!("the one seat") };
         let mut waiting = Vec::new();
-        while let Verdict::Waits(place) = seats.ask(&name, 7) {
+        while let Verdict::Waits(place) = seats.ask(&name, 7, nobody()) {
             waiting.push(place);
         }
         assert_eq!(waiting.len(), 4, "two queues of two");
-        let Verdict::Waits(mut other) = seats.ask(&name, 2) else { panic!("another flow has other queues") };
+        let Verdict::Waits(mut other) = seats.ask(&name, 2, nobody()) else {
+            panic!("another flow has other queues")
+        };
         drop(first);
         let mut order = 0;
         while other.try_recv().is_err() {
@@ -302,7 +410,7 @@ mod tests {
         let seats = seats(20, &[level("a", all), level("b", few), level("catch-all", CATCH_ALL)]);
         let sit = |name: &str| {
             let name: Arc<str> = name.into();
-            std::iter::from_fn(|| match seats.ask(&name, 0) {
+            std::iter::from_fn(|| match seats.ask(&name, 0, nobody()) {
                 Verdict::Seated(seat) => Some(seat),
                 _ => None,
             })
@@ -321,9 +429,9 @@ mod tests {
         let a = level("a", &format!(r#"{{"nominalConcurrencyShares":1,{QUEUE}}}"#));
         let seats = seats(1, &[a, level("catch-all", CATCH_ALL)]);
         let name: Arc<str> = "a".into();
-        let Verdict::Seated(first) = seats.ask(&name, 1) else { panic!("the one seat") };
-        let Verdict::Waits(gone) = seats.ask(&name, 1) else { panic!("a place") };
-        let Verdict::Waits(mut stays) = seats.ask(&name, 1) else { panic!("a place") };
+        let Verdict::Seated(first) = seats.ask(&name, 1, nobody()) else { panic!("the one seat") };
+        let Verdict::Waits(gone) = seats.ask(&name, 1, nobody()) else { panic!("a place") };
+        let Verdict::Waits(mut stays) = seats.ask(&name, 1, nobody()) else { panic!("a place") };
         drop(gone);
         drop(first);
         assert!(stays.try_recv().is_ok());
