@@ -356,7 +356,7 @@ impl ApiServer {
     }
 
     /// A seat in the request's priority level. Watches and streams need none.
-    async fn place(&self, info: &RequestInfo, user: &User, mark: &Mark) -> Result<Option<Place<'_>>> {
+    async fn place(&self, info: &RequestInfo, user: &Arc<User>, mark: &Mark) -> Result<Option<Place<'_>>> {
         let matched = self.flow().classify(user, info);
         let matched = mark.get_or_init(|| matched);
         if info.long_running() {

@@ -3,10 +3,13 @@
 
 use std::fmt::Write;
 
+use http::Method;
 use jiff::Timestamp;
 
 use super::Flow;
 use super::seats::{Asked, LevelDump};
+use crate::query::Query;
+use crate::request::RequestInfo;
 
 /// Upstream's zero of its virtual time, and of real time.
 const NO_WORK: &str = "0.00000000ss";
@@ -115,16 +118,17 @@ fn request_row(level: &str, queue: Option<usize>, place: Option<usize>, asked: &
     let arrived =
         Timestamp::from_millisecond(asked.arrived_ms).map_or_else(|_| NEVER.into(), |t| t.to_string());
     let started = if place.is_none() { arrived.clone() } else { NEVER.to_owned() };
-    let mut row = vec![level.to_owned(), asked.schema.clone(), index(queue), index(place)];
-    row.extend([asked.distinguisher.clone(), arrived, "1".into(), "0".into(), "0s".into(), started]);
+    let info = RequestInfo::new(&Method::GET, &asked.path, &Query::default());
+    let distinguisher = asked.matched.distinguisher(&asked.user, &info).to_owned();
+    let mut row = vec![level.to_owned(), asked.matched.schema.clone(), index(queue), index(place)];
+    row.extend([distinguisher, arrived, "1".into(), "0".into(), "0s".into(), started]);
     if details {
-        let info = &asked.info;
         let version = match info.group.as_str() {
             "" => info.version.clone(),
             group => format!("{group}/{}", info.version),
         };
-        row.extend([asked.user.clone(), info.verb.to_owned(), info.path.clone(), info.namespace.clone()]);
-        row.extend([info.name.clone(), version, info.resource.clone(), info.subresource.clone()]);
+        row.extend([asked.user.name.clone(), asked.verb.to_owned(), info.path, info.namespace]);
+        row.extend([info.name, version, info.resource, info.subresource]);
     }
     row
 }
@@ -157,14 +161,12 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::query::Query;
-    use crate::request::RequestInfo;
     use crate::user::User;
 
     #[tokio::test]
     async fn who_sits_and_who_does_not() {
         let flow = Flow::new(600);
-        let info = RequestInfo::new(&http::Method::GET, "/api/v1/namespaces/a/pods/p", &Query::default());
+        let info = RequestInfo::new(&Method::GET, "/api/v1/namespaces/a/pods/p", &Query::default());
         let metrics = Metrics::default();
         let mut seats = Vec::new();
         for user in [User::new("me", [""; 0]), User::apiserver()] {

@@ -77,8 +77,8 @@ impl Flow {
     /// Errors: 429 where the queue is full, the level does not queue, or the wait took too long.
     pub async fn seat(
         &self,
-        matched: &Matched,
-        user: &User,
+        matched: &Arc<Matched>,
+        user: &Arc<User>,
         info: &RequestInfo,
         metrics: &Metrics,
         now_ms: i64,
@@ -87,10 +87,10 @@ impl Flow {
             return Ok(self.exempt.enter());
         }
         let asked = Asked {
-            schema: matched.schema.clone(),
-            distinguisher: matched.distinguisher(user, info).to_owned(),
-            user: user.name.clone(),
-            info: info.clone(),
+            matched: matched.clone(),
+            user: user.clone(),
+            verb: info.verb,
+            path: info.path.clone(),
             arrived_ms: now_ms,
         };
         match self.seats.ask(&matched.level, matched.flow(user, info), Arc::new(asked)) {

@@ -1,5 +1,6 @@
 //! From a request to its flow schema: schemas in the order of their precedence, the first that fits.
 
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -120,8 +121,54 @@ struct PathRule {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     schemas: Vec<Schema>,
+    spoken_of: SpokenOf,
     levels: Vec<Level>,
     fallback: Arc<Matched>,
+}
+
+/// Which schemas speak of whom: a bit each, for the first of them. Every request is put into a level, and most schemas are about
+/// somebody else.
+#[derive(Debug, Default)]
+struct SpokenOf {
+    everybody: u128,
+    users: HashMap<String, u128>,
+    groups: HashMap<String, u128>,
+    /// Service accounts, by their namespaces.
+    accounts: HashMap<String, u128>,
+}
+
+/// So many schemas have a bit; those behind them are always looked at.
+const WITH_BIT: usize = u128::BITS as usize;
+
+impl SpokenOf {
+    fn new(schemas: &[Schema]) -> Self {
+        let mut found = SpokenOf::default();
+        for (at, schema) in schemas.iter().take(WITH_BIT).enumerate() {
+            for subject in schema.policies.iter().flat_map(|policy| &policy.subjects) {
+                let bits = match subject {
+                    Subject::User(name) | Subject::Group(name) if name == "*" => &mut found.everybody,
+                    Subject::User(name) => found.users.entry(name.clone()).or_default(),
+                    Subject::Group(name) => found.groups.entry(name.clone()).or_default(),
+                    Subject::Account(namespace, _) => found.accounts.entry(namespace.clone()).or_default(),
+                };
+                *bits |= 1 << at;
+            }
+        }
+        found
+    }
+
+    /// The schemas that speak of the user.
+    fn of(&self, user: &User) -> u128 {
+        let bits = |map: &HashMap<String, u128>, name: &str| map.get(name).copied().unwrap_or(0);
+        let mut found = self.everybody | bits(&self.users, &user.name);
+        for group in &user.groups {
+            found |= bits(&self.groups, group);
+        }
+        match user.account() {
+            Some((namespace, _)) if !self.accounts.is_empty() => found | bits(&self.accounts, namespace),
+            _ => found,
+        }
+    }
 }
 
 fn words(of: &Value, field: &str) -> Vec<String> {
@@ -179,7 +226,8 @@ impl Rules {
         schemas.sort_by(|a, b| (a.precedence, &a.matched.schema).cmp(&(b.precedence, &b.matched.schema)));
         let fallback =
             Matched { schema: CATCH_ALL.into(), level: CATCH_ALL.into(), by: By::User, ..Matched::default() };
-        Rules { schemas, levels, fallback: Arc::new(fallback) }
+        let spoken_of = SpokenOf::new(&schemas);
+        Rules { schemas, spoken_of, levels, fallback: Arc::new(fallback) }
     }
 
     pub fn levels(&self) -> &[Level] {
@@ -188,8 +236,11 @@ impl Rules {
 
     /// The first schema that fits.
     pub fn find(&self, user: &User, info: &RequestInfo) -> Arc<Matched> {
-        let found = self.schemas.iter().find(|schema| schema.policies.iter().any(|p| p.fits(user, info)));
-        found.map_or_else(|| self.fallback.clone(), |schema| schema.matched.clone())
+        let bits = self.spoken_of.of(user);
+        let mut candidates =
+            self.schemas.iter().enumerate().filter(|(at, _)| *at >= WITH_BIT || bits >> at & 1 == 1);
+        let found = candidates.find(|(_, schema)| schema.policies.iter().any(|p| p.fits(user, info)));
+        found.map_or_else(|| self.fallback.clone(), |(_, schema)| schema.matched.clone())
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::rules::{Level, Queuing};
-use crate::request::RequestInfo;
+use super::rules::{Level, Matched, Queuing};
+use crate::user::User;
 
 /// Why a request was refused that had waited for as long as it may.
 pub(super) const TIMED_OUT: &str = "time-out";
@@ -21,11 +21,11 @@ pub(super) enum Verdict {
 /// A request that waits or sits, for those who look at it.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    pub schema: String,
-    /// What tells its flow apart.
-    pub distinguisher: String,
-    pub user: String,
-    pub info: RequestInfo,
+    pub matched: Arc<Matched>,
+    pub user: Arc<User>,
+    pub verb: &'static str,
+    /// The rest of what it asks for is read out of it by those who look.
+    pub path: String,
     /// Unix time.
     pub arrived_ms: i64,
 }
