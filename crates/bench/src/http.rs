@@ -185,9 +185,10 @@ impl Connection {
     }
 }
 
-/// Cuts a stream into lines, as a watch sends its events.
+/// Cuts a stream into lines, as a watch sends its events; most come whole and are not copied.
 pub struct Lines {
     body: Incoming,
+    /// The begin of a line that is not there yet.
     buffer: Vec<u8>,
 }
 
@@ -201,13 +202,18 @@ impl Lines {
     pub async fn next(&mut self, mut each: impl FnMut(&[u8])) -> Result<bool> {
         let Some(frame) = self.body.frame().await else { return Ok(false) };
         let Ok(data) = frame?.into_data() else { return Ok(true) };
-        self.buffer.extend_from_slice(&data);
-        let mut start = 0;
-        while let Some(length) = self.buffer[start..].iter().position(|byte| *byte == b'\n') {
-            each(&self.buffer[start..start + length]);
-            start += length + 1;
+        let mut rest = &data[..];
+        while let Some(length) = memchr::memchr(b'\n', rest) {
+            if self.buffer.is_empty() {
+                each(&rest[..length]);
+            } else {
+                self.buffer.extend_from_slice(&rest[..length]);
+                each(&self.buffer);
+                self.buffer.clear();
+            }
+            rest = &rest[length + 1..];
         }
-        self.buffer.drain(..start);
+        self.buffer.extend_from_slice(rest);
         Ok(true)
     }
 }

@@ -135,7 +135,7 @@ pub fn stamp(object: &[u8], near: &mut usize) -> Option<Duration> {
 }
 
 fn stamp_position(object: &[u8]) -> Option<usize> {
-    Some(object.windows(STAMP.len()).position(|window| window == STAMP)? + STAMP.len())
+    Some(memchr::memmem::find(object, STAMP)? + STAMP.len())
 }
 
 #[cfg(test)]
