@@ -118,9 +118,12 @@ impl Status {
         Self::conflict(of, name, why)
     }
 
-    /// 422: the object breaks rules. `kind` is the kind, not the resource.
+    /// 422: the object breaks rules; what is wrong twice in the same words is told once. `kind` is the kind, not the resource.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[field::Error]) -> Box<Self> {
-        let all = match errors {
+        let mut seen = std::collections::HashSet::new();
+        let distinct: Vec<&field::Error> =
+            errors.iter().filter(|e| seen.insert((e.field.as_str(), e.body.as_str()))).collect();
+        let all = match distinct.as_slice() {
             [one] => one.to_string(),
             many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
@@ -128,7 +131,7 @@ impl Status {
         let mut status =
             Self::new(422, "Invalid", format!("{of} {} is invalid: {all}", field::Quoted::quoted(name)))
                 .about(of, name);
-        status.causes = errors
+        status.causes = distinct
             .iter()
             .map(|e| Cause {
                 reason: e.kind.reason().into(),

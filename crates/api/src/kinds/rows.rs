@@ -163,7 +163,7 @@ pub(super) const ROWS: &[Row] = &[
     review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews"),
 
-    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").hooks(autoscaling::HOOKS).columns(columns::HORIZONTAL_POD_AUTOSCALER).short(&["hpa"]).all().status()
+    namespaced(AUTOSCALING, "HorizontalPodAutoscaler", "horizontalpodautoscalers").hooks(autoscaling::HOOKS).columns(columns::HORIZONTAL_POD_AUTOSCALER).short(&["hpa"]).all().status().generation()
         .versions(HPA_VERSIONS),
 
     namespaced(BATCH, "CronJob", "cronjobs").hooks(batch::CRON_JOB).columns(columns::CRON_JOB).short(&["cj"]).all().status().generation(),

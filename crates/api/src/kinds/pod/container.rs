@@ -59,7 +59,16 @@ pub(super) fn init_containers(errors: &mut Errors, spec: &Value, scope: &Scope<'
         let at = path.index(i);
         common(errors, container, scope, &at);
         let is_sidecar = text(container, "restartPolicy") == "Always";
-        restart_policy(errors, container, &at);
+        let unsaid = given(container, "restartPolicy").is_none();
+        match items(container, "restartPolicyRules").is_empty() {
+            true if unsaid => {}
+            // Without a policy nobody looks at its rules.
+            false if unsaid => {
+                let detail = "must specify restartPolicy when restart rules are used";
+                errors.push(Error::required(&at.child("restartPolicy"), detail));
+            }
+            _ => restart_policy(errors, container, &at),
+        }
         let name = text(container, "name");
         if names.contains(&name) {
             errors.push(Error::duplicate(&at.child("name"), name));
