@@ -71,7 +71,16 @@ fn default_job_spec(spec: &mut Value) {
     let replace = if given(spec, "podFailurePolicy").is_some() { "Failed" } else { "TerminatingOrFailed" };
     set_missing(spec, "podReplacementPolicy", Value::str(replace));
     set_missing(spec, "manualSelector", false);
+    default_conditions(spec);
     pod::defaults::template(spec, "template");
+}
+
+/// A condition of a pod that a failure policy names is one that holds.
+fn default_conditions(spec: &mut Value) {
+    let Some(policy) = at_mut(spec, &["podFailurePolicy"]) else { return };
+    for rule in items_mut(policy, "rules") {
+        items_mut(rule, "onPodConditions").for_each(|pattern| set_empty(pattern, "status", "True"));
+    }
 }
 
 /// The selector of a job is its own uid, unless its author insists on another.
@@ -116,10 +125,24 @@ fn validate_job(job: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field
         let detail = "`selector` does not match template `labels`";
         errors.push(Error::invalid(&path.child("labels"), bad, detail));
     }
-    if let Some(old) = old {
-        job_stays(&mut errors, job, old, &path);
+    match old {
+        Some(old) => job_stays(&mut errors, job, old, &path),
+        None => names_of_pods(&mut errors, job, spec),
     }
     errors
+}
+
+/// The pods of an indexed job are named after it and their index.
+fn names_of_pods(errors: &mut Errors, job: &Value, spec: &Value) {
+    let completions = int(spec, "completions").filter(|n| *n > 0);
+    let Some(last) = completions.filter(|_| text(spec, "completionMode") == "Indexed") else { return };
+    let name = job.str_at(&["metadata", "name"]);
+    let pod = format!("{name}-{}", last - 1);
+    if !rules::dns_label(&pod).is_empty() {
+        let path = Path::root("metadata");
+        let detail = format!("will not able to create pod with invalid DNS label: {pod}");
+        errors.push(Error::invalid(&path.child("name"), name, detail));
+    }
 }
 
 /// A selector that the server made may not be mixed with one of the author's.
@@ -323,6 +346,7 @@ fn default_cron_job(cron: &mut Value) {
     set_missing(spec, "successfulJobsHistoryLimit", 3);
     set_missing(spec, "failedJobsHistoryLimit", 1);
     if let Some(job) = at_mut(spec, &["jobTemplate", "spec"]) {
+        default_conditions(job);
         pod::defaults::template(job, "template");
     }
 }

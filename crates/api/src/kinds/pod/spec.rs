@@ -4,9 +4,7 @@ use std::collections::HashMap;
 
 use super::{affinity, container, security, volume, windows};
 use crate::field::{Error, Path};
-use crate::kinds::look::{
-    Errors, Zero, entries, given, int, internal, is_true, items, one_of, one_of_given, text,
-};
+use crate::kinds::look::{Errors, Zero, entries, given, int, internal, is_true, items, one_of, text};
 use crate::rules::{self, invalid_each};
 use crate::{Value, meta};
 
@@ -296,7 +294,9 @@ fn classes(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
             invalid_each(errors, &path.child(field), name, rules::dns_subdomain(name));
         }
     }
-    one_of_given(errors, spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path);
+    if let Some(policy) = given(spec, "preemptionPolicy").and_then(Value::as_str) {
+        one_of(errors, policy, &["PreemptLowerPriority", "Never"], &path.child("preemptionPolicy"));
+    }
     for (name, amount) in entries(spec, "overhead") {
         let path = path.child("overhead");
         let path = path.child("limits");
