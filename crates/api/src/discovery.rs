@@ -303,7 +303,7 @@ fn aggregated_group(kinds: &Snapshot, group: &str) -> Value {
 fn aggregated_resource(kind: &Kind, version: &Version) -> Value {
     let mut entry = Object::default();
     entry.set("resource", &*kind.plural);
-    entry.set("responseKind", group_version_kind((&kind.group, &version.name, &kind.kind)));
+    entry.set("responseKind", response_kind(kind, (&kind.group, &version.name, &kind.kind)));
     entry.set("scope", if kind.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" });
     entry.set("singularResource", &*kind.singular);
     entry.set("verbs", verbs(kind));
@@ -323,9 +323,18 @@ fn aggregated_sub(kind: &Kind, version: &Version, sub: &Subresource) -> Value {
     let (body, verbs) = subresource_body(kind, version, sub);
     let mut entry = Object::default();
     entry.set("subresource", sub.name());
-    entry.set("responseKind", group_version_kind(body));
+    entry.set("responseKind", response_kind(kind, body));
     entry.set("verbs", words(verbs));
     entry.into()
+}
+
+/// Group and version of the answer where they are not the resource's own; CRDs name them in any case.
+fn response_kind(kind: &Kind, (group, version, name): (&str, &str, &str)) -> Value {
+    let own = group == kind.group && kind.served(version).is_some();
+    match own && super::kinds::builtin_kind(&kind.group, &kind.kind).is_some() {
+        true => group_version_kind(("", "", name)),
+        false => group_version_kind((group, version, name)),
+    }
 }
 
 fn group_version_kind((group, version, kind): (&str, &str, &str)) -> Value {

@@ -90,6 +90,19 @@ pub fn dns_subdomain(value: &str) -> Messages {
     messages
 }
 
+/// The same in any case, as newer rules word it.
+pub fn caseless_subdomain(value: &str) -> Messages {
+    let mut messages = Vec::new();
+    if value.len() > SUBDOMAIN_MAX {
+        messages.push(too_long(SUBDOMAIN_MAX));
+    } else if !is_subdomain(&value.to_lowercase()) {
+        let message = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end \
+                       with an alphanumeric character";
+        messages.push(pattern(message, SUBDOMAIN_PATTERN, &["Example.com"]));
+    }
+    messages
+}
+
 /// The same with underscores: DNS search paths.
 pub fn dns_subdomain_with_underscore(value: &str) -> Messages {
     let mut messages = Vec::new();
@@ -377,6 +390,15 @@ pub fn cidr(value: &str) -> Messages {
     let host_bits = width - bits;
     let host = if host_bits >= 128 { raw } else { raw & ((1u128 << host_bits) - 1) };
     if host == 0 { Vec::new() } else { vec!["must not have bits set beyond the prefix length".to_owned()] }
+}
+
+/// `address/bits`, host bits and all: the address of an interface.
+pub fn interface_address(value: &str) -> Messages {
+    let wrong =
+        || vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()];
+    let Some((address, bits)) = value.split_once('/') else { return wrong() };
+    let (Ok(ip), Ok(bits)) = (address.parse::<IpAddr>(), bits.parse::<u32>()) else { return wrong() };
+    if bits > if ip.is_ipv4() { 32 } else { 128 } { wrong() } else { Vec::new() }
 }
 
 #[cfg(test)]

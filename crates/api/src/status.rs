@@ -53,7 +53,12 @@ pub struct Status {
     pub retry_after_seconds: Option<u32>,
     /// How a list that can no longer be continued as it was may go on, newer than it began; may be empty.
     pub continue_token: String,
+    /// Says nothing about an object, but has details all the same: how upstream answers where no handler was found.
+    pub of_routing: bool,
 }
+
+/// What is said of paths that are not there.
+const PAGE_NOT_FOUND: &str = "404 page not found";
 
 /// The result of everything that answers a client.
 pub type Result<T, E = Box<Status>> = std::result::Result<T, E>;
@@ -80,6 +85,7 @@ impl Status {
             causes: Vec::new(),
             retry_after_seconds: None,
             continue_token: String::new(),
+            of_routing: false,
         })
     }
 
@@ -95,9 +101,42 @@ impl Status {
         Self::new(404, "NotFound", format!("{of} \"{name}\" not found")).about(of, name)
     }
 
-    /// 404: no such path or resource.
+    /// 404: no such resource in the API.
     pub fn no_route() -> Box<Self> {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
+        Self::routing(404, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// 404: no such path. It is answered as plain text, since nobody knows whether an API was meant.
+    pub fn no_path() -> Box<Self> {
+        Self::new(404, "NotFound", PAGE_NOT_FOUND)
+    }
+
+    /// Is it [`Status::no_path`]?
+    pub fn is_no_path(&self) -> bool {
+        self.code == 404 && self.message == PAGE_NOT_FOUND
+    }
+
+    /// 405: the resource has no such method.
+    pub fn no_method() -> Box<Self> {
+        let message = "the server does not allow this method on the requested resource";
+        Self::routing(405, "MethodNotAllowed", message)
+    }
+
+    /// 406 before anybody looks at the request: none of the media types can be written.
+    pub fn no_representation(available: &[&str]) -> Box<Self> {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));
+        Self::routing(406, "NotAcceptable", message)
+    }
+
+    /// 415 before anybody looks at the request: no patch is of that type.
+    pub fn no_such_patch() -> Box<Self> {
+        Self::routing(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+    }
+
+    fn routing(code: u16, reason: &'static str, message: impl Into<String>) -> Box<Self> {
+        let mut status = Self::new(code, reason, message);
+        status.of_routing = true;
+        status
     }
 
     /// 409: a create met an object of that name.
@@ -232,7 +271,7 @@ impl Status {
         object.set("message", self.message.as_str());
         object.set("reason", Value::str(self.reason));
         let details = self.details();
-        if !details.is_empty() {
+        if !details.is_empty() || self.of_routing {
             object.set("details", details);
         }
         object.set("code", i64::from(self.code));

@@ -154,15 +154,23 @@ impl Call {
     ///
     /// Errors: 400 for any other value than `All`.
     pub fn dry_run(&self) -> Result<bool> {
-        let mut values = self.query.all("dryRun").filter(|v| !v.is_empty()).peekable();
-        let asked = values.peek().is_some();
-        match values.find(|v| *v != "All") {
-            None => Ok(asked),
-            Some(bad) => {
-                let path = corten_api::field::Path::root("dryRun");
-                let error = corten_api::field::Error::not_supported(&path, bad, &["All"]);
-                Err(Status::invalid("meta.k8s.io", "CreateOptions", "", &[error]))
-            }
+        let values: Vec<&str> = self.query.all("dryRun").collect();
+        if values.iter().all(|v| *v == "All") {
+            return Ok(!values.is_empty());
+        }
+        let path = corten_api::field::Path::root("dryRun");
+        let shown = Value::from(values.into_iter().map(Value::from).collect::<Vec<_>>());
+        let error = corten_api::field::Error::not_supported(&path, shown, &["All"]);
+        Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
+    }
+
+    /// What the parameters of the request are to upstream, as errors about them say.
+    pub fn options_kind(&self) -> &'static str {
+        match self.info.verb {
+            "update" => "UpdateOptions",
+            "patch" => "PatchOptions",
+            "delete" | "deletecollection" => "DeleteOptions",
+            _ => "CreateOptions",
         }
     }
 }

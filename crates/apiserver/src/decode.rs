@@ -32,7 +32,7 @@ impl Strictness {
             other => {
                 let path = Path::root("fieldValidation");
                 let error = Error::not_supported(&path, other, &["Ignore", "Warn", "Strict"]);
-                Err(Status::invalid("meta.k8s.io", "CreateOptions", "", &[error]))
+                Err(Status::invalid("meta.k8s.io", call.options_kind(), "", &[error]))
             }
         }
     }
@@ -102,8 +102,7 @@ pub(crate) fn parse(format: Format, body: &Bytes) -> Result<Parsed> {
 /// Errors: 400, 415, 422.
 pub(crate) fn object(call: &Call, body: &Bytes) -> Result<Value> {
     let strictness = Strictness::of_call(call)?;
-    let mut parsed = parse(Format::of_body(&call.content_type)?, body)?;
-    expect_kind(&mut parsed.value, &call.api_version(), &call.kind.kind)?;
+    let parsed = recognised(call, body, &call.api_version(), &call.kind.kind)?;
     let (version, kind) = (call.info.version.as_str(), call.kind.kind.as_ref());
     typed(call, strictness, parsed, |error| schema::cannot_handle(version, kind, kind, error))
 }
@@ -139,9 +138,8 @@ pub(crate) fn schema_of(kind: &Kind, version: &Version) -> Option<SchemaRef<'sta
 /// Errors: 400, 415.
 pub(crate) fn other(call: &Call, body: &Bytes, of: (&str, &str, &str)) -> Result<Value> {
     let (group, version, kind) = of;
-    let mut parsed = parse(Format::of_body(&call.content_type)?, body)?;
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    expect_kind(&mut parsed.value, &api_version, kind)?;
+    let mut parsed = recognised(call, body, &api_version, kind)?;
     if let Some(schema) = schema::for_kind(group, version, kind) {
         let found = schema::conform(&mut parsed.value, schema, Mode::REQUEST)
             .map_err(|e| schema::cannot_handle(version, kind, kind, e))?;
@@ -152,38 +150,109 @@ pub(crate) fn other(call: &Call, body: &Bytes, of: (&str, &str, &str)) -> Result
     Ok(parsed.value)
 }
 
-/// Fills in `apiVersion` and `kind` where they are missing and refuses others.
-fn expect_kind(value: &mut Value, api_version: &str, kind: &str) -> Result<()> {
+/// A parsed body that is of the kind, or says nothing of its kind.
+fn recognised(call: &Call, body: &Bytes, api_version: &str, kind: &str) -> Result<Parsed> {
+    let unknown = |why: &str| {
+        let why = why.strip_prefix("error converting YAML to JSON: ").unwrap_or(why);
+        let shown = summary(body);
+        let text = format!("the object provided is unrecognized (must be of type {kind}): {why} ({shown})");
+        Status::bad_request(text)
+    };
+    let format = Format::of_body(&call.content_type)?;
+    let mut parsed = parse(format, body).map_err(|status| unknown(&status.message))?;
+    let named = names_kind(&mut parsed.value, api_version, kind).map_err(|why| unknown(&why))?;
+    if named != (api_version, kind) {
+        let (named_version, named_kind) = (named.0.to_owned(), named.1.to_owned());
+        return Err(another_kind(call, (&named_version, &named_kind), (api_version, kind), unknown));
+    }
+    Ok(parsed)
+}
+
+/// The first bytes of a body for an error: as they are where they may be JSON, otherwise in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 30;
+    let head = &body[..body.len().min(SHOWN_BYTES)];
+    let dots = if body.len() > SHOWN_BYTES { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{dots}", String::from_utf8_lossy(head)),
+        Some(_) => format!("{}{dots}", head.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
+/// Fills in `apiVersion` and `kind` where they are missing, and tells what is there then.
+fn names_kind<'a>(
+    value: &'a mut Value,
+    api_version: &str,
+    kind: &str,
+) -> std::result::Result<(&'a str, &'a str), String> {
+    const WHERE: &str = "couldn't get version/kind; json parse error: json: cannot unmarshal";
+    if value.is_null() {
+        *value = Value::object();
+    }
     let type_name = value.type_name();
     let Some(fields) = value.as_object_mut() else {
-        return Err(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {type_name} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
-        )));
+        return Err(format!(
+            "{WHERE} {type_name} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+        ));
     };
     for (name, wanted) in [("apiVersion", api_version), ("kind", kind)] {
-        let found = fields.get(name).cloned().unwrap_or_default();
-        match &found {
+        match fields.get(name).unwrap_or(&Value::Null) {
             Value::Null => fields.set(name, wanted),
             Value::String(text) if text.is_empty() => fields.set(name, wanted),
-            Value::String(text) if *text == wanted => {}
-            Value::String(text) if name == "apiVersion" => {
-                return Err(Status::bad_request(format!(
-                    "the API version in the data ({text}) does not match the expected API version ({wanted})"
-                )));
-            }
-            Value::String(text) => {
-                let version = api_version.rsplit('/').next().unwrap_or_default();
-                let why =
-                    format!("converting ({version}.{text}) to ({version}.{wanted}): unknown conversion");
-                return Err(schema::cannot_handle(version, text, wanted, why));
-            }
+            Value::String(_) => {}
             other => {
-                return Err(Status::bad_request(format!(
-                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go struct field .{name} of type string",
-                    other.type_name()
-                )));
+                let found = other.type_name();
+                return Err(format!("{WHERE} {found} into Go struct field .{name} of type string"));
             }
         }
     }
-    Ok(())
+    Ok((value.str_at(&["apiVersion"]), value.str_at(&["kind"])))
+}
+
+/// 400 for an object of another kind or version than the resource has.
+fn another_kind(
+    call: &Call,
+    (named_version, named): (&str, &str),
+    (api_version, kind): (&str, &str),
+    unknown: impl Fn(&str) -> Box<Status>,
+) -> Box<Status> {
+    if named_version.matches('/').count() > 1 {
+        return unknown(&format!("unexpected GroupVersion string: {named_version}"));
+    }
+    let (group, version) = named_version.rsplit_once('/').unwrap_or(("", named_version));
+    let own_group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
+    let is_there = |kind: &str| call.kinds.kind(group, version, kind).is_some();
+    let known = is_there(named)
+        || named.strip_suffix("List").is_some_and(|item| item.is_empty() || is_there(item))
+        || schema::for_kind(group, version, named).is_some();
+    let custom = corten_api::kinds::builtin_kind(&call.kind.group, &call.kind.kind).is_none();
+    if custom || (known && (group, named) == (own_group, kind)) {
+        return Status::bad_request(format!(
+            "the API version in the data ({named_version}) does not match the expected API version ({api_version})"
+        ));
+    }
+    let why = if known {
+        let package = match own_group.split('.').next() {
+            None | Some("" | "events") => "core",
+            Some(first) => first,
+        };
+        format!("converting ({version}.{named}) to ({package}.{kind}): unknown conversion")
+    } else {
+        format!(
+            "no kind \"{named}\" is registered for version \"{named_version}\" in scheme \"pkg/runtime/scheme.go:111\""
+        )
+    };
+    schema::cannot_handle(version, named, kind, why)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn summaries_are_short() {
+        assert_eq!(super::summary(b""), "<empty>");
+        assert_eq!(super::summary(b"{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(super::summary(b"truee"), "7472756565");
+        assert_eq!(super::summary(&[b'{'; 31]), format!("{} ...", "{".repeat(30)));
+    }
 }

@@ -117,7 +117,13 @@ fn options_body(call: &Call, body: &Bytes) -> Result<Value> {
     let mut parsed = decode::parse(crate::media::Format::of_body(&call.content_type)?, body)?;
     let kind = parsed.value.str_at(&["kind"]).to_owned();
     if parsed.value.as_object().is_none() || !(kind.is_empty() || kind == "DeleteOptions") {
-        return Err(Status::bad_request(format!("expected DeleteOptions, got {kind:?}")));
+        let version = match parsed.value.str_at(&["apiVersion"]) {
+            "" => "v1",
+            version => version,
+        };
+        return Err(Status::bad_request(format!(
+            "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/runtime/scheme.go:111\""
+        )));
     }
     if let Some(schema) = corten_api::schema::for_kind("", "v1", "DeleteOptions") {
         corten_api::schema::conform(&mut parsed.value, schema, corten_api::schema::Mode::REQUEST)
@@ -134,7 +140,7 @@ fn propagation(policy: &str, orphan: Option<bool>) -> Result<(Option<Propagation
         "Background" => Some(Propagation::Background),
         "Foreground" => Some(Propagation::Foreground),
         other => {
-            let error = Error::not_supported(&path, other, &["Background", "Foreground", "Orphan"]);
+            let error = Error::not_supported(&path, other, &["Foreground", "Background", "Orphan", "nil"]);
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
         }
     };

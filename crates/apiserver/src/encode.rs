@@ -67,6 +67,9 @@ pub(crate) fn value(call: &Call, code: u16, value: &Value) -> Result<Response<Bo
 
 /// Answers with an error.
 pub(crate) fn status(answer: Answer, status: &Status) -> Response<Body> {
+    if status.is_no_path() {
+        return no_path(status);
+    }
     let bytes = to_bytes(answer, &status.to_value()).unwrap_or_else(|_| status.to_json());
     let mut response = Response::new(body::full(bytes));
     *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -76,6 +79,18 @@ pub(crate) fn status(answer: Answer, status: &Status) -> Response<Body> {
     }
     if let Some(seconds) = status.retry_after_seconds {
         headers.insert("retry-after", seconds.into());
+    }
+    response
+}
+
+/// 404 in plain text.
+fn no_path(status: &Status) -> Response<Body> {
+    let mut response = Response::new(body::full(format!("{}\n", status.message)));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    for (name, value) in
+        [("content-type", "text/plain; charset=utf-8"), ("x-content-type-options", "nosniff")]
+    {
+        response.headers_mut().insert(name, http::HeaderValue::from_static(value));
     }
     response
 }

@@ -24,11 +24,11 @@ pub(crate) async fn serve_path(
     let path = info.path.as_str();
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     if !pipeline::is_read(method) {
-        return Err(if known(&segments) { wrong_method(method) } else { Status::no_route() });
+        return Err(if known(&segments) { Status::no_method() } else { Status::no_path() });
     }
     let kinds = server.kinds().snapshot();
     match segments.as_slice() {
-        [] => document(accept, &paths(server)),
+        [] => encode::document(media::negotiate(accept, false).unwrap_or_default(), &paths(server)),
         ["api"] | ["apis"] => {
             let legacy = segments == ["api"];
             if wants_aggregated(accept) {
@@ -37,18 +37,27 @@ pub(crate) async fn serve_path(
             let address = server.public_address().to_string();
             let value =
                 if legacy { discovery::api_versions(&address) } else { discovery::group_list(&kinds) };
-            document(accept, &value)
+            if legacy { document(accept, &value) } else { plain_document(accept, &value) }
         }
         ["api", version] => {
             let list = discovery::resource_list(&kinds, "", version).ok_or_else(Status::no_route)?;
             document(accept, &list)
         }
-        ["apis", group] => document(accept, &discovery::group(&kinds, group).ok_or_else(Status::no_route)?),
+        ["apis", group] => {
+            plain_document(accept, &discovery::group(&kinds, group).ok_or_else(Status::no_path)?)
+        }
         ["apis", group, version] => {
-            let list = discovery::resource_list(&kinds, group, version).ok_or_else(Status::no_route)?;
+            let is_group = discovery::group(&kinds, group).is_some();
+            let none = || if is_group { Status::no_route() } else { Status::no_path() };
+            let list = discovery::resource_list(&kinds, group, version).ok_or_else(none)?;
             document(accept, &list)
         }
-        ["version"] => document(accept, &version()),
+        ["version"] => {
+            // Written as JSON alone.
+            let other = |_| Status::no_representation(&["application/json"]);
+            media::negotiate(accept, true).map_err(other)?;
+            encode::document(media::Answer::default(), &version())
+        }
         ["metrics"] => text("text/plain; version=0.0.4; charset=utf-8", metrics::text(server)),
         ["openapi", rest @ ..] => crate::openapi::serve(server, rest, accept, query),
         [".well-known", "openid-configuration"] => {
@@ -56,7 +65,7 @@ pub(crate) async fn serve_path(
         }
         ["openid", "v1", "jwks"] => for_others("application/jwk-set+json", &key_set(server)),
         [probe @ ("healthz" | "livez" | "readyz"), check @ ..] => health(server, probe, check, query).await,
-        _ => Err(Status::no_route()),
+        _ => Err(Status::no_path()),
     }
 }
 
@@ -69,13 +78,14 @@ fn known(segments: &[&str]) -> bool {
     )
 }
 
-fn wrong_method(method: &Method) -> Box<Status> {
-    Status::new(405, "MethodNotAllowed", format!("the server does not allow {method} on the requested path"))
+fn document(accept: &str, value: &Value) -> Result<Response<Body>> {
+    encode::document(media::negotiate(accept, false)?, value)
 }
 
-fn document(accept: &str, value: &Value) -> Result<Response<Body>> {
-    let answer = media::negotiate(accept, false).unwrap_or_default();
-    encode::document(answer, value)
+/// The same for documents of the aggregator, which negotiates by itself.
+fn plain_document(accept: &str, value: &Value) -> Result<Response<Body>> {
+    document(accept, value)
+        .map_err(|e| if e.code == 406 { Status::not_acceptable(media::ACCEPTED) } else { e })
 }
 
 /// Does the client prefer the aggregated form of discovery?
@@ -230,7 +240,7 @@ fn checks(probe: &str) -> &'static [&'static str] {
 async fn health(server: &ApiServer, probe: &str, path: &[&str], query: &Query) -> Result<Response<Body>> {
     let wanted = path.join("/");
     if !wanted.is_empty() && !checks(probe).contains(&wanted.as_str()) {
-        return Err(Status::no_route());
+        return Err(Status::no_path());
     }
     let excluded: Vec<&str> = query.all("exclude").flat_map(|names| names.split(',')).collect();
     let (mut lines, mut failed) = (String::new(), Vec::new());

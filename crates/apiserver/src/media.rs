@@ -42,13 +42,14 @@ pub struct Answer {
 /// What the server can write, in the order upstream lists it in errors.
 pub const ACCEPTED: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-const PATCHES: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
+/// The same where answers may be streams.
+pub const STREAMED: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
 ];
-
 impl Format {
     /// The `Content-Type` of answers.
     pub fn content_type(self) -> &'static str {
@@ -106,8 +107,18 @@ pub fn negotiate(accept: &str, views: bool) -> Result<Answer> {
     }
     let mut clauses: Vec<(f32, &str)> = accept.split(',').map(|c| (quality(c), c.trim())).collect();
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut found = clauses.iter().filter(|(q, _)| *q > 0.0).filter_map(|(_, clause)| read(clause, views));
-    found.next().ok_or_else(|| Status::not_acceptable(ACCEPTED))
+    // Upstream takes what has a quality of 0, too, when there is nothing else.
+    let mut found = clauses.iter().filter_map(|(_, clause)| read(clause, views));
+    found.next().ok_or_else(|| match clauses.iter().any(|(_, clause)| is_written(clause)) {
+        true => Status::not_acceptable(ACCEPTED),
+        false => Status::no_representation(ACCEPTED),
+    })
+}
+
+/// Is the media type of a clause one of ours, whatever its parameters?
+fn is_written(clause: &str) -> bool {
+    let media_type = clause.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type == "*/*" || Format::of(&media_type).is_some()
 }
 
 fn quality(clause: &str) -> f32 {
@@ -175,7 +186,7 @@ impl PatchType {
             "application/strategic-merge-patch+json" => Ok((PatchType::Strategic, Format::Json)),
             "application/apply-patch+yaml" => Ok((PatchType::Apply, Format::Yaml)),
             "application/apply-patch+cbor" => Ok((PatchType::Apply, Format::Cbor)),
-            _ => Err(Status::unsupported_media_type(PATCHES)),
+            _ => Err(Status::no_such_patch()),
         }
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn serve(
             let document = documents.v3(&kinds, VERSION, &key.join("/"));
             answer(document.ok_or_else(Status::no_route)?, JSON, hash)
         }
-        _ => Err(Status::no_route()),
+        _ => Err(Status::no_path()),
     }
 }
 

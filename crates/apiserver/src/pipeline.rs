@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use corten_api::kind::{Scope, Verb};
 use corten_api::kinds::KindTable;
-use corten_api::{GroupResource, Result, Status};
+use corten_api::{Result, Status};
 use futures::FutureExt;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
@@ -335,7 +335,7 @@ impl ApiServer {
         }
         let namespaced = call.kind.scope == Scope::Namespaced;
         if namespaced && call.info.namespace.is_empty() && !matches!(verb, Verb::List | Verb::Watch) {
-            return Err(not_allowed(&call));
+            return Err(if call.info.has_name { Status::no_route() } else { Status::no_method() });
         }
         let response = match verb {
             Verb::Get => read::get(self, &call).await,
@@ -405,6 +405,9 @@ impl Drop for Place<'_> {
 
 /// The verb, if the kind has it.
 fn verb_of(call: &Call) -> Result<Verb> {
+    if call.kind.verbs == Verb::CREATE_ONLY && call.info.has_name {
+        return Err(Status::no_route());
+    }
     let verb = match call.info.verb {
         "get" => Verb::Get,
         "list" => Verb::List,
@@ -414,22 +417,9 @@ fn verb_of(call: &Call) -> Result<Verb> {
         "patch" if call.info.has_name => Verb::Patch,
         "delete" => Verb::Delete,
         "deletecollection" => Verb::DeleteCollection,
-        _ => return Err(not_allowed(call)),
+        _ => return Err(Status::no_method()),
     };
-    if call.kind.has_verb(verb) { Ok(verb) } else { Err(not_allowed(call)) }
-}
-
-/// 405 for the request's method.
-pub(crate) fn not_allowed(call: &Call) -> Box<Status> {
-    let GroupResource { group, resource } = call.resource();
-    let mut status = Status::new(
-        405,
-        "MethodNotAllowed",
-        "the server does not allow this method on the requested resource",
-    );
-    status.group = group.to_owned();
-    status.kind = resource.to_owned();
-    status
+    if call.kind.has_verb(verb) { Ok(verb) } else { Err(Status::no_method()) }
 }
 
 /// Names in paths must be path segments; a slash in one would reach other keys.
@@ -456,7 +446,10 @@ fn answer(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Answ
     );
     // Reviews are questions, not things: upstream has no columns or metadata of them to show.
     let review = matches!(info.group.as_str(), "authentication.k8s.io" | "authorization.k8s.io");
-    let mut answer = media::negotiate(&accept(headers), views && !review)?;
+    let many = matches!(info.verb, "list" | "watch");
+    let mut answer = media::negotiate(&accept(headers), views && !review).map_err(|refused| {
+        if many && refused.of_routing { Status::no_representation(media::STREAMED) } else { refused }
+    })?;
     answer.pretty = answer.pretty || wants_pretty(headers, query);
     Ok(answer)
 }

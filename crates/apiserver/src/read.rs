@@ -172,10 +172,14 @@ impl ListOptions {
         query.number("timeoutSeconds")?;
         let limit = query.number("limit")?;
         let limit = usize::try_from(limit.unwrap_or(0)).unwrap_or(0);
-        let version = parse_version(query.str("resourceVersion"))?;
         let how = query.str("resourceVersionMatch");
         let token = query.str("continue");
-        check_match(query, how, version, token)?;
+        let version = parse_version(query.str("resourceVersion"));
+        check_match(query, how, version.as_ref().copied().unwrap_or(Some(1)), token)?;
+        let version = version.map_err(|mut status| {
+            status.message.insert_str(0, "invalid resource version: ");
+            status
+        })?;
         if !token.is_empty() {
             if version.is_some_and(|v| v != 0) {
                 return Err(Status::bad_request(
@@ -187,6 +191,8 @@ impl ListOptions {
             let at = u64::try_from(token.rv).ok().filter(|rv| *rv > 0);
             return Ok(ListOptions { limit, at, start_after: Some(start_after) });
         }
+        // Whatever is there, as it is: upstream answers from its cache, which knows no pages.
+        let limit = if version == Some(0) { 0 } else { limit };
         let exact = how == "Exact" || (how.is_empty() && limit > 0);
         let at = version.filter(|v| *v > 0);
         Ok(ListOptions { limit, at: at.filter(|_| exact), start_after: None })

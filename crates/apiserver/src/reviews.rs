@@ -105,7 +105,7 @@ async fn token(server: &ApiServer, review: &Value) -> Object {
 
 /// The rules of the three access reviews.
 ///
-/// Errors: 422, and 400 for another namespace than the path's.
+/// Errors: 422.
 fn check(call: &Call, review: &Value) -> Result<()> {
     let root = Path::root("spec");
     let empty = Value::object();
@@ -128,9 +128,9 @@ fn check(call: &Call, review: &Value) -> Result<()> {
     if call.kind.kind == "LocalSubjectAccessReview" {
         let namespace = spec.str_at(&["resourceAttributes", "namespace"]);
         if resource.is_some() && namespace != call.info.namespace {
-            let why =
-                format!("spec.resourceAttributes.namespace must match namespace: {}", call.info.namespace);
-            return Err(Status::bad_request(why));
+            let at = root.child("resourceAttributes");
+            let detail = "must match metadata.namespace";
+            errors.push(Error::invalid(&at.child("namespace"), namespace, detail));
         }
         if let Some(path) = path {
             let at = root.child("nonResourceAttributes");

@@ -37,7 +37,7 @@ impl Selection {
             });
         }
         if let Some(bad) = fields.requirements.iter().find(|r| !call.kind.is_selectable(&r.field)) {
-            return Err(Status::bad_request(format!("field label not supported: {}", bad.field)));
+            return Err(Status::bad_request(not_selectable(call, &bad.field)));
         }
         let plain = call.kind.hooks.selectable_value.is_none() && call.edge().head("", "").is_some();
         Ok(Selection { labels, fields, plain })
@@ -80,6 +80,24 @@ impl Selection {
         }
         let tree = call.edge().out(stored::tree(object, 0)?);
         Ok(wanted.iter().all(|r| (call.kind.selectable_value(&tree, &r.field) == r.value) != r.negated))
+    }
+}
+
+/// Each of upstream's kinds that can be selected by more than metadata has words of its own.
+fn not_selectable(call: &Call, field: &str) -> String {
+    let kind = &call.kind;
+    match (kind.group.as_ref(), kind.kind.as_ref()) {
+        ("batch", "Job") => format!("field label \"{field}\" not supported for Job"),
+        ("resource.k8s.io", "ResourceSlice") => {
+            format!("field label not supported for {}, Kind=ResourceSlice: {field}", call.api_version())
+        }
+        _ if kind.selectable_fields.is_empty()
+            && corten_api::kinds::builtin_kind(&kind.group, &kind.kind).is_some() =>
+        {
+            let known = "is not a known field selector: only \"metadata.name\", \"metadata.namespace\"";
+            format!("\"{field}\" {known}")
+        }
+        _ => format!("field label not supported: {field}"),
     }
 }
 

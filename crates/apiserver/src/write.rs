@@ -343,7 +343,8 @@ impl<'a> Write<'a> {
         // What the server's own actions do (binding a pod) is no update that the kind's rules speak of.
         let action =
             matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }));
-        if let Some(validate) = kind.hooks.validate.filter(|_| !action) {
+        // The rules are those of the group that was asked, also where objects rest in another one's form.
+        if let Some(validate) = self.call.kind.hooks.validate.filter(|_| !action) {
             errors.extend(validate(object, old, &self.context()));
         }
         match errors.is_empty() {
@@ -430,7 +431,7 @@ fn check_field_manager(call: &Call) -> Result<()> {
     };
     match errors.is_empty() {
         true => Ok(()),
-        false => Err(Status::invalid("meta.k8s.io", "CreateOptions", "", &errors)),
+        false => Err(Status::invalid("meta.k8s.io", call.options_kind(), "", &errors)),
     }
 }
 

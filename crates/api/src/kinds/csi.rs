@@ -13,16 +13,26 @@ use crate::{Value, meta};
 /// A driver's name has at most so many bytes.
 const DRIVER_NAME_MAX: usize = 63;
 /// So has a driver's id of a node.
-const NODE_ID_MAX: usize = 192;
+const NODE_ID_MAX: usize = 256;
 /// Tokens live at least so long, in seconds.
 const TOKEN_MIN_SECONDS: i64 = 600;
 const TOKEN_MAX_SECONDS: i64 = 1 << 32;
+/// Drivers are asked for what a node can take no more often than this.
+const UPDATE_PERIOD_MIN_SECONDS: i64 = 10;
 /// Parameters of a class: so many, and so many bytes.
 const PARAMETERS_MAX: usize = 512;
 const PARAMETERS_MAX_BYTES: usize = 256 * 1024;
 
-pub(super) const DRIVER: Hooks =
-    Hooks { default: Some(default_driver), validate: Some(validate_driver), ..NO_HOOKS };
+pub(super) const DRIVER: Hooks = Hooks {
+    default: Some(default_driver),
+    validate: Some(validate_driver),
+    warnings: Some(driver_warnings),
+    // Upstream counts the changes of a driver from 0.
+    prepare_create: Some(|driver, _| {
+        driver.object_at_mut(&["metadata"]).remove("generation");
+    }),
+    ..NO_HOOKS
+};
 pub(super) const NODE: Hooks = Hooks { validate: Some(validate_node), ..NO_HOOKS };
 pub(super) const CAPACITY: Hooks = Hooks { validate: Some(validate_capacity), ..NO_HOOKS };
 pub(super) const ATTACHMENT: Hooks = Hooks { validate: Some(validate_attachment), ..NO_HOOKS };
@@ -32,7 +42,13 @@ fn default_driver(driver: &mut Value) {
     driver.object_at_mut(&["spec"]);
     let Some(spec) = driver.get_mut("spec") else { return };
     set_missing(spec, "attachRequired", true);
-    for field in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+    for field in [
+        "podInfoOnMount",
+        "storageCapacity",
+        "requiresRepublish",
+        "seLinuxMount",
+        "preventPodSchedulingIfMissing",
+    ] {
         set_missing(spec, field, false);
     }
     set_missing(spec, "fsGroupPolicy", Value::str("ReadWriteOnceWithFSType"));
@@ -48,9 +64,10 @@ fn default_driver(driver: &mut Value) {
 }
 
 /// A driver's name: there, short, and a subdomain once it is in lower case.
-fn driver_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
+pub(super) fn driver_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
     if name.is_empty() {
         errors.push(Error::required(path, ""));
+        return;
     }
     if name.len() > DRIVER_NAME_MAX {
         errors.push(Error::too_long(path, DRIVER_NAME_MAX));
@@ -67,18 +84,45 @@ fn validate_driver(driver: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Ve
     let list = path.child("volumeLifecycleModes");
     for mode in items(spec, "volumeLifecycleModes").iter().filter_map(Value::as_str) {
         if !["Ephemeral", "Persistent"].contains(&mode) {
-            errors.push(Error::not_supported(&list, mode, &["Ephemeral", "Persistent"]));
+            errors.push(Error::not_supported(&list, mode, &["Persistent", "Ephemeral"]));
         }
     }
     const POLICIES: &[&str] = &["File", "None", "ReadWriteOnceWithFSType"];
     super::look::one_of_given(&mut errors, spec, "fsGroupPolicy", POLICIES, &path);
     token_requests(&mut errors, items(spec, "tokenRequests"), &path.child("tokenRequests"));
+    let seconds = int(spec, "nodeAllocatableUpdatePeriodSeconds").filter(|s| *s < UPDATE_PERIOD_MIN_SECONDS);
+    if let Some(seconds) = seconds {
+        let (at, detail) =
+            (path.child("nodeAllocatableUpdatePeriodSeconds"), "must be greater than or equal to 10 seconds");
+        errors.push(Error::invalid(&at, seconds, detail));
+    }
+    if let Some(in_secrets) = given(spec, "serviceAccountTokenInSecrets")
+        && items(spec, "tokenRequests").is_empty()
+    {
+        let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        errors.push(Error::invalid(&path.child("serviceAccountTokenInSecrets"), in_secrets.clone(), detail));
+    }
     if let Some(old) = old {
         let before = old.get("spec").unwrap_or(&empty);
-        immutable(&mut errors, spec, before, "attachRequired", &path);
+        // Upstream's own name for the field here.
+        if !same(spec.get("attachRequired"), before.get("attachRequired")) {
+            let now = spec.get("attachRequired").cloned().unwrap_or_default();
+            errors.push(Error::invalid(&path.child("attachedRequired"), now, IMMUTABLE));
+        }
         immutable(&mut errors, spec, before, "volumeLifecycleModes", &path);
     }
     errors
+}
+
+/// Tokens in volume attributes end up in logs.
+fn driver_warnings(driver: &Value, _old: Option<&Value>) -> Vec<String> {
+    let unset = driver.at(&["spec", "serviceAccountTokenInSecrets"]).is_none_or(Value::is_null);
+    if driver.items_at(&["spec", "tokenRequests"]).is_empty() || !unset {
+        return Vec::new();
+    }
+    let text = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent \
+                possible logging of tokens in volume attributes";
+    vec![text.to_owned()]
 }
 
 fn token_requests(errors: &mut Errors, requests: &[Value], path: &Path<'_>) {
@@ -98,9 +142,15 @@ fn token_requests(errors: &mut Errors, requests: &[Value], path: &Path<'_>) {
     }
 }
 
-fn validate_node(node: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
+fn validate_node(node: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let (mut errors, spec) = (Vec::new(), Path::root("spec"));
     let (drivers, list) = (node.items_at(&["spec", "drivers"]), spec.child("drivers"));
+    for before in old.map_or(&[][..], |old| old.items_at(&["spec", "drivers"])) {
+        let now = drivers.iter().find(|now| text(now, "name") == text(before, "name"));
+        if let Some(now) = now.filter(|now| node_driver(now) != node_driver(before)) {
+            errors.push(Error::invalid(&list, node_driver(now), IMMUTABLE));
+        }
+    }
     for (i, driver) in drivers.iter().enumerate() {
         let (path, name) = (list.index(i), text(driver, "name"));
         driver_name(&mut errors, name, &path.child("name"));
@@ -115,7 +165,7 @@ fn validate_node(node: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<f
             let at = path.child("allocatable");
             errors.push(Error::invalid(&at.child("count"), count, rules::NOT_NEGATIVE));
         }
-        topology_keys(&mut errors, items(driver, "topologyKeys"), &path.child("topologyKeys"));
+        topology_keys(&mut errors, items(driver, "topologyKeys"), &path);
         if drivers[..i].iter().any(|other| text(other, "name") == name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
@@ -123,13 +173,26 @@ fn validate_node(node: &Value, _old: Option<&Value>, _cx: &Context<'_>) -> Vec<f
     errors
 }
 
+/// What must stay of a node's driver, as upstream prints it.
+fn node_driver(driver: &Value) -> Value {
+    let mut shown = super::look::as_go(Some(driver), &[("name", "Name"), ("nodeID", "NodeID")]);
+    let fields = shown.object_at_mut(&[]);
+    fields.set("TopologyKeys", driver.get("topologyKeys").cloned().unwrap_or_default());
+    // Upstream compares what can be allocated, too, but lets it change.
+    fields.set("Allocatable", Value::Null);
+    shown
+}
+
 fn topology_keys(errors: &mut Errors, keys: &[Value], path: &Path<'_>) {
     for (i, key) in keys.iter().enumerate() {
-        let (at, key) = (path.index(i), key.as_str().unwrap_or_default());
-        if keys[..i].iter().any(|other| other.as_str() == Some(key)) {
-            errors.push(Error::duplicate(&at, key));
+        let key = key.as_str().unwrap_or_default();
+        if key.is_empty() {
+            errors.push(Error::required(path, ""));
         }
-        invalid_each(errors, &at, key, rules::qualified_name(key));
+        if keys[..i].iter().any(|other| other.as_str() == Some(key)) {
+            errors.push(Error::duplicate(path, key));
+        }
+        invalid_each(errors, path, key, rules::qualified_name(key));
     }
 }
 
@@ -159,7 +222,7 @@ fn validate_attachment(attachment: &Value, old: Option<&Value>, cx: &Context<'_>
     let spec = attachment.get("spec").unwrap_or(&empty);
     match old {
         Some(old) if cx.subresource != "status" && !same(attachment.get("spec"), old.get("spec")) => {
-            errors.push(Error::invalid(&path, spec.clone(), IMMUTABLE));
+            errors.push(Error::invalid(&path, Value::Null, IMMUTABLE));
         }
         Some(_) => {}
         None => new_attachment(&mut errors, spec, &path),
@@ -168,7 +231,7 @@ fn validate_attachment(attachment: &Value, old: Option<&Value>, cx: &Context<'_>
 }
 
 fn new_attachment(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
-    driver_name(errors, text(spec, "attacher"), &path.child("attacher"));
+    caseless_driver_name(errors, text(spec, "attacher"), &path.child("attacher"));
     let (empty, at) = (Value::Null, path.child("source"));
     let source = spec.get("source").unwrap_or(&empty);
     let one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
@@ -179,10 +242,55 @@ fn new_attachment(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
             let detail = "must specify non empty persistentVolumeName";
             errors.push(Error::required(&at.child("persistentVolumeName"), detail));
         }
-        _ => {}
+        (None, Some(volume)) => inline_volume(errors, volume, &at.child("inlineVolumeSpec")),
+        (Some(name), None) => {
+            let name = name.as_str().unwrap_or_default();
+            invalid_each(errors, &at.child("persistentVolumeName"), name, rules::dns_subdomain(name));
+        }
     }
     let node = text(spec, "nodeName");
     invalid_each(errors, &path.child("nodeName"), node, rules::dns_subdomain(node));
+}
+
+/// What of a volume has no meaning without a volume object.
+fn inline_volume(errors: &mut Errors, volume: &Value, path: &Path<'_>) {
+    let policy = text(volume, "persistentVolumeReclaimPolicy");
+    if !matches!(policy, "" | "Retain") {
+        let detail = "may only be Retain in the context of inline volumes";
+        errors.push(Error::forbidden(&path.child("persistentVolumeReclaimPolicy"), detail));
+    }
+    if !text(volume, "storageClassName").is_empty() {
+        let detail = "may not be specified in the context of inline volumes";
+        errors.push(Error::forbidden(&path.child("storageClassName"), detail));
+    }
+    if !same(volume.get("capacity"), None) {
+        let detail = "may not be specified in the context of inline volumes";
+        errors.push(Error::forbidden(&path.child("capacity"), detail));
+    }
+    if given(volume, "volumeMode").is_some_and(|mode| mode.as_str() != Some("Filesystem")) {
+        let detail = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errors.push(Error::forbidden(&path.child("volumeMode"), detail));
+    }
+    const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    for mode in items(volume, "accessModes").iter().filter_map(Value::as_str) {
+        if !MODES.contains(&mode) {
+            errors.push(Error::not_supported(&path.child("accessModes"), mode, MODES));
+        }
+    }
+}
+
+/// The same name in the words of rules that upstream generates.
+pub(super) fn caseless_driver_name(errors: &mut Errors, name: &str, path: &Path<'_>) {
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+        return;
+    }
+    invalid_each(errors, path, name, rules::caseless_subdomain(name));
+    if name.len() > DRIVER_NAME_MAX {
+        let mut error = Error::too_long(path, DRIVER_NAME_MAX);
+        error.body = format!("Too long: may not be more than {DRIVER_NAME_MAX} characters");
+        errors.push(error);
+    }
 }
 
 fn validate_attributes(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
@@ -236,7 +344,8 @@ mod tests {
     #[test]
     fn defaults() {
         let wanted = "{spec: {attachRequired: false, podInfoOnMount: false, storageCapacity: false, requiresRepublish: false, \
-                      seLinuxMount: false, fsGroupPolicy: ReadWriteOnceWithFSType, volumeLifecycleModes: [Persistent]}}";
+                      seLinuxMount: false, preventPodSchedulingIfMissing: false, fsGroupPolicy: ReadWriteOnceWithFSType, \
+                      volumeLifecycleModes: [Persistent]}}";
         assert_eq!(defaulted(GROUP, "CSIDriver", "{spec: {attachRequired: false}}"), tree(wanted));
     }
 
@@ -257,7 +366,7 @@ mod tests {
                 "{spec: {drivers: [{name: d, nodeID: node, topologyKeys: [a, a], allocatable: {count: -1}}]}}",
                 &[
                     "spec.drivers[0].allocatable.count: Invalid value: -1: must be greater than or equal to 0",
-                    "spec.drivers[0].topologyKeys[1]: Duplicate value: \"a\"",
+                    "spec.drivers[0]: Duplicate value: \"a\"",
                 ],
             ),
             (

@@ -19,8 +19,14 @@ const TOPOLOGY_MAX: usize = 16;
 pub(super) const ENDPOINTS: Hooks =
     Hooks { default: Some(default_endpoints), validate: Some(validate_endpoints), ..NO_HOOKS };
 
-pub(super) const ENDPOINT_SLICE: Hooks =
-    Hooks { default: Some(default_slice), validate: Some(validate_slice), ..NO_HOOKS };
+pub(super) const ENDPOINT_SLICE: Hooks = Hooks {
+    default: Some(default_slice),
+    prepare_create: Some(|slice, _| drop_topology(slice, None)),
+    prepare_update: Some(|slice, old, _| drop_topology(slice, Some(old))),
+    validate: Some(validate_slice),
+    warnings: Some(slice_warnings),
+    ..NO_HOOKS
+};
 
 /// The API server's own Service: on a single machine it may listen on the loopback address only.
 fn is_own_service(object: &Value) -> bool {
@@ -157,7 +163,7 @@ fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
     }
     slice_ports(&mut errors, items(slice, "ports"), &Path::root("ports"));
     if old.is_some_and(|old| text(old, "addressType") != kind) {
-        errors.push(Error::invalid(&Path::root("addressType"), kind, super::look::IMMUTABLE));
+        errors.push(Error::invalid(&Path::root("addressType"), Value::Null, super::look::IMMUTABLE));
     }
     errors
 }
@@ -165,20 +171,21 @@ fn validate_slice(slice: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
 fn slice_endpoint(errors: &mut Errors, endpoint: &Value, (kind, own): (&str, bool), path: &Path<'_>) {
     let (addresses, list) = (items(endpoint, "addresses"), path.child("addresses"));
     if addresses.is_empty() {
-        errors.push(Error::required(&list, "must contain at least 1 address"));
+        errors.push(Error::required(&list, ""));
     } else if addresses.len() > ADDRESSES_MAX {
         errors.push(Error::too_many(&list, addresses.len(), ADDRESSES_MAX));
     }
     for (i, address) in addresses.iter().enumerate() {
         let address = address.as_str().unwrap_or_default();
         match kind {
-            "FQDN" => invalid_each(errors, &list.index(i), address, rules::dns_subdomain(address)),
+            "FQDN" => qualified_domain(errors, address, &list.index(i)),
             "IPv4" if address.contains(':') => {
                 errors.push(Error::invalid(&list.index(i), address, "must be an IPv4 address"));
             }
-            "IPv6" if !address.contains(':') => {
-                errors.push(Error::invalid(&list.index(i), address, "must be an IPv6 address"));
+            "IPv6" if address.parse::<std::net::Ipv4Addr>().is_ok() => {
+                errors.push(Error::invalid(&list, address, "must be an IPv6 address"));
             }
+            kind if !["IPv4", "IPv6"].contains(&kind) => {}
             _ => endpoint_ip(errors, address, own, &list.index(i)),
         }
     }
@@ -211,12 +218,40 @@ fn slice_ports(errors: &mut Errors, ports: &[Value], list: &Path<'_>) {
         if ports[..i].iter().any(|p| text(p, "name") == name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
-        one_of(errors, text(port, "protocol"), PROTOCOLS, &path.child("protocol"));
-        if let Some(number) = given(port, "port").and_then(Value::as_i64) {
-            invalid_each(errors, &path.child("port"), number, rules::port_number(number));
+        let protocol = text(port, "protocol");
+        if !PROTOCOLS.contains(&protocol) {
+            errors.push(Error::not_supported(&path.child("protocol"), protocol, PROTOCOLS));
         }
         app_protocol(errors, port, &path);
     }
+}
+
+/// A domain of two parts at least.
+fn qualified_domain(errors: &mut Errors, name: &str, path: &Path<'_>) {
+    let messages = rules::dns_subdomain(name);
+    if name.is_empty() {
+        errors.push(Error::required(path, ""));
+    } else if messages.is_empty() && !name.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        errors.push(Error::invalid(path, name, detail));
+    } else {
+        invalid_each(errors, path, name, messages);
+    }
+}
+
+/// The topology of before is kept as long as nothing else changes.
+fn drop_topology(slice: &mut Value, old: Option<&Value>) {
+    if old.is_some_and(|old| super::look::same(old.get("endpoints"), slice.get("endpoints"))) {
+        return;
+    }
+    for endpoint in items_mut(slice, "endpoints").filter_map(Value::as_object_mut) {
+        endpoint.remove("deprecatedTopology");
+    }
+}
+
+fn slice_warnings(slice: &Value, old: Option<&Value>) -> Vec<String> {
+    let deprecated = old.is_none() && text(slice, "addressType") == "FQDN";
+    deprecated.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
 }
 
 #[cfg(test)]

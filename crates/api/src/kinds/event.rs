@@ -1,6 +1,6 @@
 //! Events: one kind at rest, two shapes at the edge (core and events.k8s.io).
 
-use super::look::{Errors, given, required, text};
+use super::look::{Errors, given, required, same, text};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Conversion, Hooks};
@@ -28,6 +28,20 @@ pub(super) const HOOKS: Hooks = Hooks {
     name_rule: Some(rules::path_segment),
     ..NO_HOOKS
 };
+
+/// The same in events.k8s.io, which asks for more.
+pub(super) const STRICT: Hooks = Hooks { validate: Some(validate_strict), ..HOOKS };
+
+/// The fields of a reference to an object, in JSON and in Go.
+const REFERENCE: &[(&str, &str)] = &[
+    ("kind", "Kind"),
+    ("namespace", "Namespace"),
+    ("name", "Name"),
+    ("uid", "UID"),
+    ("apiVersion", "APIVersion"),
+    ("resourceVersion", "ResourceVersion"),
+    ("fieldPath", "FieldPath"),
+];
 
 /// events.k8s.io to core and back.
 pub(super) const CONVERSION: Conversion = Conversion {
@@ -78,6 +92,76 @@ fn validate(event: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::
         invalid_each(&mut errors, &path.child("name"), name, rules::name_is_subdomain(name, false));
     }
     errors
+}
+
+fn validate_strict(event: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
+    let mut errors = validate(event, old, cx);
+    if let Some(old) = old {
+        if !same(event.get("series"), old.get("series")) {
+            series(&mut errors, event);
+        }
+        unchanged(&mut errors, event, old);
+        return errors;
+    }
+    series(&mut errors, event);
+    if given(event, "eventTime").is_none() {
+        errors.push(Error::required(&Path::root("eventTime"), ""));
+    }
+    let kind = text(event, "type");
+    if !["Normal", "Warning"].contains(&kind) {
+        errors.push(Error::invalid(&Path::root("type"), "", format!("has invalid value: {kind}")));
+    }
+    for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        if !same(event.get(field), None) && event.get(field).and_then(Value::as_i64) != Some(0) {
+            errors.push(Error::invalid(&Path::root(field), "", "needs to be unset"));
+        }
+    }
+    errors
+}
+
+fn series(errors: &mut Errors, event: &Value) {
+    let Some(series) = given(event, "series") else { return };
+    if super::look::int_or_zero(series, "count") < 2 {
+        errors.push(Error::invalid(&Path::root("series.count"), "", "should be at least 2"));
+    }
+    if text(series, "lastObservedTime").is_empty() {
+        errors.push(Error::required(&Path::root("series.lastObservedTime"), ""));
+    }
+}
+
+/// Only the series of an event goes on.
+fn unchanged(errors: &mut Errors, event: &Value, old: &Value) {
+    let mut fixed = |field: &'static str, at: &'static str| {
+        let (now, before) = (event.get(field), old.get(field));
+        if same(now, before) {
+            return;
+        }
+        let shown = match (field, now) {
+            ("involvedObject" | "related", now) => super::look::as_go(now, REFERENCE),
+            ("count", None) => Value::Int(0),
+            ("firstTimestamp" | "lastTimestamp" | "eventTime", None) => Value::Null,
+            (_, None) => Value::str(""),
+            (_, Some(now)) => now.clone(),
+        };
+        errors.push(Error::invalid(&Path::root(at), shown, super::look::IMMUTABLE));
+    };
+    for field in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+    ] {
+        fixed(field, field);
+    }
+    fixed("reportingComponent", "reportingController");
+    fixed("reportingInstance", "reportingInstance");
 }
 
 /// What events.k8s.io asks for, and what core asks for once an event has an `eventTime`.

@@ -98,7 +98,8 @@ fn schema_spec(errors: &mut Errors, spec: &Value, name: &str, path: &Path<'_>) {
         && !["ByNamespace", "ByUser"].contains(&text(method, "type"))
     {
         let at = path.child("distinguisherMethod");
-        errors.push(Error::not_supported(&at.child("type"), method.clone(), &["ByNamespace", "ByUser"]));
+        let shown = super::look::as_go(Some(method), &[("type", "Type")]);
+        errors.push(Error::not_supported(&at.child("type"), shown, &["ByNamespace", "ByUser"]));
     }
     let level = spec.str_at(&["priorityLevelConfiguration", "name"]);
     let at = path.child("priorityLevelConfiguration");
@@ -294,7 +295,7 @@ fn level_spec(errors: &mut Errors, spec: &Value, name: &str, path: &Path<'_>) {
             }
             match limited {
                 None => {
-                    let detail = "must not be empty when type is Limited";
+                    let detail = "";
                     errors.push(Error::required(&path.child("limited"), detail));
                 }
                 Some(limited) => limited_level(errors, limited, &path.child("limited")),

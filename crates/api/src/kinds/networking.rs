@@ -1,7 +1,7 @@
 //! Network policies, ingresses and their classes; service ranges and the record of their addresses.
 
 use super::look::{
-    Errors, at_mut, given, immutable, int, items, items_mut, one_of_given, required, same, set_missing, text,
+    Errors, at_mut, given, immutable, int, items, items_mut, one_of_given, required, set_missing, text,
 };
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
@@ -421,8 +421,7 @@ fn validate_address(address: &Value, old: Option<&Value>, _cx: &Context<'_>) -> 
     let (empty, path) = (Value::Null, Path::root("spec"));
     let spec = address.get("spec").unwrap_or(&empty);
     if let Some(old) = old {
-        immutable(&mut errors, spec, old.get("spec").unwrap_or(&empty), "parentRef", &path);
-        return errors;
+        super::look::fixed(&mut errors, spec, old.get("spec").unwrap_or(&empty), "parentRef", &path);
     }
     let parent_path = path.child("parentRef");
     let Some(parent) = given(spec, "parentRef") else {
@@ -436,6 +435,10 @@ fn validate_address(address: &Value, old: Option<&Value>, _cx: &Context<'_>) -> 
     for field in ["resource", "name"] {
         required(&mut errors, parent, field, &parent_path);
     }
+    for field in ["resource", "namespace", "name"] {
+        let word = text(parent, field);
+        invalid_each(&mut errors, &parent_path.child(field), word, rules::path_segment(word, false));
+    }
     errors
 }
 
@@ -447,11 +450,19 @@ fn validate_range(range: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<f
     let path = Path::root("spec");
     let (list, cidrs) = (path.child("cidrs"), range.items_at(&["spec", "cidrs"]));
     if let Some(old) = old {
-        if !same(range.at(&["spec", "cidrs"]), old.at(&["spec", "cidrs"])) {
-            let bad = Value::from(cidrs.to_vec());
-            errors.push(Error::invalid(&list, bad, "field is immutable"));
+        let before = old.items_at(&["spec", "cidrs"]);
+        let second_added = before.len() == 1 && cidrs.len() == 2;
+        if !second_added && before.len() != cidrs.len() {
+            let bad = range.at(&["spec", "cidrs"]).cloned().unwrap_or_default();
+            errors.push(Error::invalid(&list, bad, super::look::IMMUTABLE));
+            return errors;
         }
-        return errors;
+        for (i, (now, _)) in cidrs.iter().zip(before).enumerate().filter(|(_, (now, was))| now != was) {
+            errors.push(Error::invalid(&list.index(i), now.clone(), super::look::IMMUTABLE));
+        }
+        if !second_added {
+            return errors;
+        }
     }
     if cidrs.is_empty() {
         errors.push(Error::required(&list, "at least one CIDR required"));
@@ -466,6 +477,7 @@ fn validate_range(range: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<f
         errors.push(Error::invalid(&list, Value::from(cidrs.to_vec()), "may only hold up to 2 values"));
     } else if let [first, second] = families.as_slice()
         && first == second
+        && errors.is_empty()
     {
         let detail =
             "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96";

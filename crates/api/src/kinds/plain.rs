@@ -1,8 +1,7 @@
 //! Kinds that are special only by a few defaults, a few rules or the rule for their names.
 
 use super::look::{
-    Errors, at_mut, given, int_or_zero, is_true, items, items_mut, required, set_empty, set_missing,
-    set_zero, text,
+    Errors, at_mut, given, int_or_zero, is_true, items, items_mut, required, set_missing, text,
 };
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
@@ -180,7 +179,7 @@ fn validation_actions(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
     let actions = items(spec, "validationActions");
     let has = |word: &str| actions.iter().any(|action| action.as_str() == Some(word));
     if actions.is_empty() {
-        errors.push(Error::required(path, "at least one validation action is required"));
+        errors.push(Error::required(path, ""));
     }
     for (i, action) in actions.iter().enumerate() {
         let word = action.as_str().unwrap_or_default();
@@ -198,41 +197,3 @@ fn validation_actions(errors: &mut Errors, spec: &Value, path: &Path<'_>) {
         errors.push(Error::invalid(path, shown, detail));
     }
 }
-
-/// Requests of a claim (or claim template) for devices: one of each, exactly.
-fn device_requests(spec: &mut Value) {
-    let exact = |request: &mut Value| {
-        set_empty(request, "allocationMode", "ExactCount");
-        if text(request, "allocationMode") == "ExactCount" {
-            set_zero(request, "count", 1);
-        }
-    };
-    let Some(devices) = at_mut(spec, &["devices"]) else { return };
-    for request in items_mut(devices, "requests") {
-        if let Some(exactly) = at_mut(request, &["exactly"]) {
-            exact(exactly);
-        }
-        items_mut(request, "firstAvailable").for_each(exact);
-    }
-}
-
-pub(super) const RESOURCE_CLAIM: Hooks = Hooks {
-    default: Some(|claim| {
-        if let Some(spec) = at_mut(claim, &["spec"]) {
-            device_requests(spec);
-        }
-    }),
-    ..NO_HOOKS
-};
-
-pub(super) const RESOURCE_CLAIM_TEMPLATE: Hooks = Hooks {
-    default: Some(|template| {
-        if let Some(spec) = at_mut(template, &["spec", "spec"]) {
-            device_requests(spec);
-        }
-    }),
-    ..NO_HOOKS
-};
-
-/// Names that only must fit a path (certificate requests, trust bundles `signer:name`, addresses).
-pub(super) const PATH_NAMED: Hooks = Hooks { name_rule: Some(rules::path_segment), ..NO_HOOKS };

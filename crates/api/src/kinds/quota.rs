@@ -56,7 +56,22 @@ pub(super) const PRIORITY_CLASS: Hooks = Hooks {
     ..NO_HOOKS
 };
 pub(super) const RUNTIME_CLASS: Hooks = Hooks { validate: Some(validate_runtime), ..NO_HOOKS };
-pub(super) const LEASE: Hooks = Hooks { validate: Some(validate_lease), ..NO_HOOKS };
+pub(super) const LEASE: Hooks = Hooks {
+    prepare_create: Some(|lease, _| drop_election(lease, None)),
+    prepare_update: Some(|lease, old, _| drop_election(lease, Some(old))),
+    validate: Some(validate_lease),
+    ..NO_HOOKS
+};
+
+/// Fields of coordinated elections, which are off upstream, stay only where they are already.
+fn drop_election(lease: &mut Value, old: Option<&Value>) {
+    let Some(spec) = lease.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["strategy", "preferredHolder"] {
+        if old.and_then(|old| old.at(&["spec", field])).is_none() {
+            spec.remove(field);
+        }
+    }
+}
 
 fn validate_quota(quota: &Value, old: Option<&Value>, cx: &Context<'_>) -> Vec<field::Error> {
     let mut errors = Vec::new();
@@ -240,9 +255,8 @@ fn validate_priority(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> V
 
 fn validate_runtime(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<field::Error> {
     let (mut errors, path, handler) = (Vec::new(), Path::root("handler"), text(class, "handler"));
-    if let Some(old) = old.filter(|old| text(old, "handler") != handler) {
-        let _ = old;
-        errors.push(Error::invalid(&path, handler, IMMUTABLE));
+    if old.is_some_and(|old| text(old, "handler") != handler) {
+        errors.push(Error::invalid(&path, Value::Null, IMMUTABLE));
     }
     invalid_each(&mut errors, &path, handler, rules::dns_label(handler));
     if let Some(overhead) = given(class, "overhead") {
@@ -256,6 +270,8 @@ fn validate_runtime(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Ve
     if let Some(scheduling) = given(class, "scheduling") {
         let root = Path::root("scheduling");
         meta::labels(&mut errors, scheduling.get("nodeSelector"), &root.child("nodeSelector"));
+        let list = super::look::items(scheduling, "tolerations");
+        super::pod::affinity::tolerations(&mut errors, list, &root.child("tolerations"));
     }
     errors
 }
@@ -360,7 +376,7 @@ mod tests {
         assert_eq!(
             update_errors("node.k8s.io", "RuntimeClass", "{handler: runc}", "{handler: Kata}"),
             [
-                "handler: Invalid value: \"Kata\": field is immutable",
+                "handler: Invalid value: null: field is immutable",
                 "handler: Invalid value: \"Kata\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or \
                  '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation \
                  is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",

@@ -50,7 +50,11 @@ fn validate_cluster_role(role: &Value, _old: Option<&Value>, _cx: &Context<'_>) 
         }
         for (i, selector) in selectors.iter().enumerate() {
             let path = list.index(i);
+            let before = errors.len();
             meta::label_selector(&mut errors, Some(selector), &path);
+            if errors.len() > before {
+                errors.push(Error::invalid(&path, Value::Null, "invalid label selector."));
+            }
         }
     }
     errors
@@ -66,7 +70,7 @@ fn policy_rules(errors: &mut Errors, role: &Value, namespaced: bool) {
 fn policy_rule(errors: &mut Errors, rule: &Value, namespaced: bool, path: &Path<'_>) {
     let has = |field: &str| !items(rule, field).is_empty();
     if !has("verbs") {
-        errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+        errors.push(Error::required(&path.child("verbs"), ""));
     }
     if has("nonResourceURLs") {
         let (field, urls) =
@@ -122,9 +126,9 @@ fn validate_binding(binding: &Value, old: Option<&Value>, namespaced: bool) -> V
     for (i, one) in items(binding, "subjects").iter().enumerate() {
         subject(&mut errors, one, namespaced, &list.index(i));
     }
-    if let Some(old) = old.filter(|old| !same(old.get("roleRef"), binding.get("roleRef"))) {
-        let _ = old;
-        errors.push(Error::invalid(&path, role.clone(), "cannot change roleRef"));
+    if old.is_some_and(|old| !same(old.get("roleRef"), binding.get("roleRef"))) {
+        const GO: &[(&str, &str)] = &[("apiGroup", "APIGroup"), ("kind", "Kind"), ("name", "Name")];
+        errors.push(Error::invalid(&path, super::look::as_go(Some(role), GO), super::look::IMMUTABLE));
     }
     errors
 }
@@ -175,7 +179,7 @@ mod tests {
                 "Role",
                 "{rules: [{resources: [pods]}, {nonResourceURLs: [/x], verbs: [get], apiGroups: ['']}]}",
                 &[
-                    "rules[0].verbs: Required value: verbs must contain at least one value",
+                    "rules[0].verbs: Required value",
                     "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
                     "rules[1].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
                     "rules[1].nonResourceURLs: Invalid value: [\"/x\"]: rules cannot apply to both regular resources and non-resource \
@@ -239,8 +243,8 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "roleRef: Invalid value: {\"kind\":\"ClusterRole\",\"name\":\"edit\",\"apiGroup\":\"rbac.authorization.k8s.io\"}: \
-                 cannot change roleRef"
+                "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"ClusterRole\",\"Name\":\"edit\"}: \
+                 field is immutable"
             ]
         );
     }

@@ -2,8 +2,9 @@
 
 use super::row::{Row, RowVersion, cluster, namespaced, review};
 use super::{
-    autoscaling, batch, certificate, columns, config, crd, csi, endpoints, event, flow, limit_range,
-    namespace, networking, node, plain, pod, quota, rbac, service, storage, webhook, workload,
+    autoscaling, batch, certificate, columns, config, crd, csi, devices, endpoints, event, flow, limit_range,
+    migration, namespace, networking, node, plain, pod, quota, rbac, service, storage, trust, webhook,
+    workload,
 };
 use crate::kind::{Subresource, Verb};
 
@@ -149,10 +150,10 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(APPS, "DaemonSet", "daemonsets").hooks(workload::DAEMON_SET).columns(columns::DAEMON_SET).short(&["ds"]).all().status().generation(),
     namespaced(APPS, "Deployment", "deployments").hooks(workload::DEPLOYMENT).columns(columns::DEPLOYMENT).short(&["deploy"]).all().subresources(SCALE_AND_STATUS).generation(),
     namespaced(APPS, "ReplicaSet", "replicasets").hooks(workload::REPLICA_SET).columns(columns::REPLICA_SET).short(&["rs"]).all().subresources(SCALE_AND_STATUS)
-        .selectable(&["status.replicas"]).generation(),
+        .generation(),
     namespaced(APPS, "StatefulSet", "statefulsets").hooks(batch::STATEFUL_SET).columns(columns::STATEFUL_SET).short(&["sts"]).all().subresources(SCALE_AND_STATUS).generation(),
 
-    namespaced(EVENTS, "Event", "events").hooks(event::HOOKS).columns(columns::EVENT).short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
+    namespaced(EVENTS, "Event", "events").hooks(event::STRICT).columns(columns::EVENT).short(&["ev"]).selectable(EVENT_FIELDS).create_on_update()
         .stored_as("", "events").versions(EVENT_VERSIONS),
 
     review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews"),
@@ -171,13 +172,13 @@ pub(super) const ROWS: &[Row] = &[
 
     cluster(CERTIFICATES, "CertificateSigningRequest", "certificatesigningrequests").hooks(certificate::SIGNING_REQUEST).columns(columns::CERTIFICATE_SIGNING_REQUEST).short(&["csr"])
         .subresources(APPROVAL).selectable(&["spec.signerName"]),
-    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").hooks(plain::PATH_NAMED).columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
-    namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").columns(columns::POD_CERTIFICATE_REQUEST).status()
+    cluster(CERTIFICATES, "ClusterTrustBundle", "clustertrustbundles").hooks(trust::BUNDLE).columns(columns::CLUSTER_TRUST_BUNDLE).selectable(&["spec.signerName"]).conditional(),
+    namespaced(CERTIFICATES, "PodCertificateRequest", "podcertificaterequests").hooks(trust::REQUEST).columns(columns::POD_CERTIFICATE_REQUEST).status()
         .selectable(&["spec.signerName", "spec.podName", "spec.nodeName"]).conditional(),
 
     cluster(NETWORKING, "IngressClass", "ingressclasses").hooks(networking::INGRESS_CLASS).columns(columns::INGRESS_CLASS).generation(),
     namespaced(NETWORKING, "Ingress", "ingresses").hooks(networking::INGRESS).columns(columns::INGRESS).short(&["ing"]).status().prefix("ingress").generation(),
-    cluster(NETWORKING, "IPAddress", "ipaddresses").hooks(networking::IP_ADDRESS).columns(columns::IP_ADDRESS).short(&["ip"]).selectable(&["spec.parentRef.name"]),
+    cluster(NETWORKING, "IPAddress", "ipaddresses").hooks(networking::IP_ADDRESS).columns(columns::IP_ADDRESS).short(&["ip"]),
     namespaced(NETWORKING, "NetworkPolicy", "networkpolicies").hooks(networking::NETWORK_POLICY).columns(columns::NETWORK_POLICY).short(&["netpol"]).generation(),
     cluster(NETWORKING, "ServiceCIDR", "servicecidrs").hooks(networking::SERVICE_CIDR).columns(columns::SERVICE_CIDR).status(),
 
@@ -189,7 +190,7 @@ pub(super) const ROWS: &[Row] = &[
     namespaced(RBAC, "Role", "roles").hooks(rbac::ROLE).create_on_update(),
 
     cluster(STORAGE, "CSIDriver", "csidrivers").hooks(csi::DRIVER).columns(columns::CSI_DRIVER).generation().conditional(),
-    cluster(STORAGE, "CSINode", "csinodes").hooks(csi::NODE).columns(columns::CSI_NODE).conditional(),
+    cluster(STORAGE, "CSINode", "csinodes").hooks(csi::NODE).columns(columns::CSI_NODE).status().conditional(),
     namespaced(STORAGE, "CSIStorageCapacity", "csistoragecapacities").hooks(csi::CAPACITY).columns(columns::CSI_STORAGE_CAPACITY).conditional(),
     cluster(STORAGE, "StorageClass", "storageclasses").hooks(storage::CLASS).columns(columns::STORAGE_CLASS).short(&["sc"]),
     cluster(STORAGE, "VolumeAttachment", "volumeattachments").hooks(csi::ATTACHMENT).columns(columns::VOLUME_ATTACHMENT).status().conditional(),
@@ -210,7 +211,7 @@ pub(super) const ROWS: &[Row] = &[
     cluster(APIEXTENSIONS, "CustomResourceDefinition", "customresourcedefinitions").hooks(crd::HOOKS).short(&["crd", "crds"]).extension()
         .status().prefix("apiextensions.k8s.io/customresourcedefinitions").generation().conditional(),
 
-    cluster(SCHEDULING, "PriorityClass", "priorityclasses").hooks(quota::PRIORITY_CLASS).columns(columns::PRIORITY_CLASS).short(&["pc"]),
+    cluster(SCHEDULING, "PriorityClass", "priorityclasses").hooks(quota::PRIORITY_CLASS).columns(columns::PRIORITY_CLASS).short(&["pc"]).generation(),
 
     namespaced(COORDINATION, "Lease", "leases").hooks(quota::LEASE).columns(columns::LEASE).create_on_update().conditional(),
 
@@ -218,14 +219,14 @@ pub(super) const ROWS: &[Row] = &[
 
     namespaced(DISCOVERY, "EndpointSlice", "endpointslices").hooks(endpoints::ENDPOINT_SLICE).columns(columns::ENDPOINT_SLICE).generation(),
 
+    cluster(RESOURCE, "DeviceClass", "deviceclasses").hooks(devices::CLASS).columns(columns::NAME_AND_AGE).generation(),
+    cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").hooks(devices::TAINT_RULE).columns(columns::DEVICE_TAINT_RULE).status().generation().conditional(),
+    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").hooks(devices::CLAIM).columns(columns::RESOURCE_CLAIM).status(),
+    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates").hooks(devices::TEMPLATE).columns(columns::NAME_AND_AGE),
+    cluster(RESOURCE, "ResourceSlice", "resourceslices").hooks(devices::SLICE).columns(columns::RESOURCE_SLICE).selectable(&["spec.nodeName", "spec.driver", "spec.pool.name"]).generation(),
+
     cluster(FLOWCONTROL, "FlowSchema", "flowschemas").hooks(flow::FLOW_SCHEMA).columns(columns::FLOW_SCHEMA).status().generation(),
     cluster(FLOWCONTROL, "PriorityLevelConfiguration", "prioritylevelconfigurations").hooks(flow::PRIORITY_LEVEL).columns(columns::PRIORITY_LEVEL).status().generation(),
 
-    cluster(RESOURCE, "DeviceClass", "deviceclasses").columns(columns::NAME_AND_AGE).generation(),
-    cluster(RESOURCE, "DeviceTaintRule", "devicetaintrules").columns(columns::DEVICE_TAINT_RULE).status().generation(),
-    namespaced(RESOURCE, "ResourceClaim", "resourceclaims").hooks(plain::RESOURCE_CLAIM).columns(columns::RESOURCE_CLAIM).status(),
-    namespaced(RESOURCE, "ResourceClaimTemplate", "resourceclaimtemplates").hooks(plain::RESOURCE_CLAIM_TEMPLATE).columns(columns::NAME_AND_AGE),
-    cluster(RESOURCE, "ResourceSlice", "resourceslices").columns(columns::RESOURCE_SLICE).selectable(&["spec.nodeName", "spec.driver"]).generation(),
-
-    cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").columns(columns::STORAGE_VERSION_MIGRATION).status().conditional(),
+    cluster(MIGRATION, "StorageVersionMigration", "storageversionmigrations").hooks(migration::HOOKS).columns(columns::STORAGE_VERSION_MIGRATION).status().conditional(),
 ];

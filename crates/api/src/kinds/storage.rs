@@ -1,7 +1,7 @@
 //! Persistent volumes, claims and storage classes.
 
 use super::look::{
-    Errors, given, items, one_of_given, quantity, required, same, set_empty, set_missing, text,
+    Errors, fixed, given, items, one_of_given, quantity, required, same, set_empty, set_missing, text,
 };
 use super::pod;
 use super::pod::affinity::node_selector;
@@ -455,10 +455,7 @@ fn validate_class(class: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<
     }
     let Some(old) = old else { return errors };
     for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-        if !same(class.get(field), old.get(field)) {
-            let detail = format!("updates to {field} are forbidden.");
-            errors.push(Error::forbidden(&Path::root(field), detail));
-        }
+        fixed(&mut errors, class, old, field, &Path::root(""));
     }
     errors
 }
@@ -519,7 +516,7 @@ mod tests {
         );
         assert_eq!(
             update_errors("storage.k8s.io", "StorageClass", "{provisioner: a/b}", "{provisioner: a/c}"),
-            ["provisioner: Forbidden: updates to provisioner are forbidden."]
+            ["provisioner: Invalid value: null: field is immutable"]
         );
     }
 }

@@ -224,6 +224,10 @@ impl Walk {
             }
         };
         // Pointers tell zero from absent; null stands for their absence and for Go's zero times.
+        // Bytes at rest upstream cannot tell an empty list from none; what is written in any case is then null.
+        if omit == Omit::Never && matches!(value, Value::Array(items) if items.is_empty()) {
+            *value = Value::Null;
+        }
         let goes = zero && (!field.field.pointer || value.is_null()) && omit != Omit::Never;
         let scalar_struct = matches!(field.schema().node.ty, Type::IntOrString | Type::Raw | Type::Any);
         Ok(!goes || scalar_struct)

@@ -13,7 +13,7 @@ use http::{Request, Response};
 
 use crate::body::Body;
 use crate::call::Call;
-use crate::{ApiServer, connect, encode, meta, pipeline, read, write};
+use crate::{ApiServer, connect, encode, meta, read, write};
 
 /// Serves a request with a subresource.
 pub(crate) async fn serve(
@@ -32,7 +32,8 @@ pub(crate) async fn serve(
             "token" => token::serve(server, &call, request).await,
             _ => Err(Status::no_route()),
         },
-        Subresource::Action { .. } => Err(pipeline::not_allowed(&call)),
+        Subresource::Action { .. } => Err(Status::no_method()),
+        Subresource::Connect { name: "log", .. } if call.info.verb != "get" => Err(Status::no_method()),
         Subresource::Connect { .. } => connect::serve(server, &call, request).await,
     }
 }
@@ -44,11 +45,11 @@ async fn object(
     verbs: &[&str],
 ) -> Result<Response<Body>> {
     match call.info.verb {
-        verb if !verbs.contains(&verb) => Err(pipeline::not_allowed(call)),
+        verb if !verbs.contains(&verb) => Err(Status::no_method()),
         "get" => read::get(server, call).await,
         "update" => write::update(server, call, request).await,
         "patch" => write::patch(server, call, request).await,
-        _ => Err(pipeline::not_allowed(call)),
+        _ => Err(Status::no_method()),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::candidate::{Live, Make, Patch};
 use crate::read::store_error;
 use crate::write::Write;
-use crate::{ApiServer, decode, encode, patching, pipeline};
+use crate::{ApiServer, decode, encode, patching};
 
 const SCALE: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
 
@@ -37,7 +37,7 @@ pub(super) async fn serve(
             let body = read_all(request.into_body()).await?;
             patched(call, &Patch::parse(call, &body)?, scale_of(&live(server, call).await?.tree, paths))?
         }
-        _ => return Err(pipeline::not_allowed(call)),
+        _ => return Err(Status::no_method()),
     };
     let edit = set_replicas(call, &wanted, spec_replicas)?;
     let written = Write::new(server, call, call.info.name.clone(), edit)?.commit().await?;

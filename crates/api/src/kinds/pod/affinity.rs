@@ -200,7 +200,7 @@ pub(crate) fn taint_effect(errors: &mut Errors, effect: &str, path: &Path<'_>) {
 }
 
 /// `spec.tolerations`
-pub(super) fn tolerations(errors: &mut Errors, tolerations: &[Value], path: &Path<'_>) {
+pub(crate) fn tolerations(errors: &mut Errors, tolerations: &[Value], path: &Path<'_>) {
     for (i, toleration) in tolerations.iter().enumerate() {
         let path = path.index(i);
         let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
