@@ -269,7 +269,9 @@ impl Status {
         object.set("metadata", metadata);
         object.set("status", Value::str("Failure"));
         object.set("message", self.message.as_str());
-        object.set("reason", Value::str(self.reason));
+        if !self.reason.is_empty() {
+            object.set("reason", Value::str(self.reason));
+        }
         let details = self.details();
         if !details.is_empty() || self.of_routing {
             object.set("details", details);

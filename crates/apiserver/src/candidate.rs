@@ -7,7 +7,7 @@ use corten_store::Entry;
 
 use crate::call::Call;
 use crate::decode::{self, Parsed, Strictness};
-use crate::media::PatchType;
+use crate::media::{Format, PatchType};
 use crate::stored;
 
 /// The stored object that a write starts from.
@@ -77,18 +77,26 @@ impl Patch {
         let (kind, format) = PatchType::of_body(&call.content_type)?;
         let strictness = Strictness::of_call(call)?;
         let Parsed { value, findings } = decode::parse(format, body).map_err(|mut status| {
-            status.message = format!("error decoding patch: {}", status.message);
+            status.message = match format {
+                Format::Json => "invalid JSON patch".to_owned(),
+                _ => format!("error decoding patch: {}", status.message),
+            };
             status
         })?;
         if kind == PatchType::Json && value.as_array().is_none() {
             return Err(Status::bad_request(format!(
-                "error decoding patch: json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+                "error decoding patch: json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
                 value.type_name()
             )));
         }
         if kind != PatchType::Json && value.as_object().is_none() {
+            let what = match kind {
+                PatchType::Strategic => "",
+                PatchType::Apply => "error decoding patch: error unmarshaling JSON: while decoding JSON: ",
+                _ => "error decoding patch: ",
+            };
             return Err(Status::bad_request(format!(
-                "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                "{what}json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
                 value.type_name()
             )));
         }

@@ -77,9 +77,18 @@ pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<
     let manager =
         Manager { name: call.query.str("fieldManager"), subresource: &call.info.subresource, time: &now };
     let mut patch = wanted.value.clone();
+    let namespace = patch.str_at(&["metadata", "namespace"]).to_owned();
     meta::agree_on_name(&mut patch, &call.info.name)?;
     meta::agree_on_namespace(&mut patch, call)?;
-    let made = apply::apply_patch(live.as_ref(), &patch, &target, &manager, call.query.flag("force"))?;
+    let made = apply::apply_patch(live.as_ref(), &patch, &target, &manager, call.query.flag("force"));
+    let made = made.map_err(|mut refused| {
+        // Upstream names the object by what the client wrote of it.
+        if namespace.is_empty() && !call.info.namespace.is_empty() {
+            let (full, told) = (format!("({}/", call.info.namespace), "(/");
+            refused.message = refused.message.replacen(&full, told, 1);
+        }
+        refused
+    })?;
     let parsed = Parsed { value: made, findings: wanted.findings.clone() };
     decode::typed(call, wanted.strictness, parsed, |error| {
         Status::bad_request(format!("error strict decoding YAML: {error}"))
@@ -123,9 +132,12 @@ fn target<'a>(edge: &Edge<'a>, api_version: &'a str, subresource: &str, convert:
     Target { schema, api_version, kind: &edge.kind.kind, reset_fields, convert }
 }
 
-/// The object (in the edge's version) in another version that the kind serves.
+/// The object (in the version that it names, the edge's where it names none) in another version that the kind serves.
 fn convert<'a>(edge: &Edge<'a>, object: &Value, to: &str) -> Option<(Value, Option<SchemaRef<'a>>)> {
-    let version = edge.kind.versions.iter().find(|v| v.served && edge.kind.api_version(&v.name) == to)?;
+    let served =
+        |name: &str| edge.kind.versions.iter().find(|v| v.served && edge.kind.api_version(&v.name) == name);
+    let version = served(to)?;
+    let from = Edge { version: served(object.str_at(&["apiVersion"])).unwrap_or(edge.version), ..*edge };
     let other = Edge { version, ..*edge };
-    Some((other.out(edge.rest(object.clone())), decode::schema_of(edge.kind, version)))
+    Some((other.out(from.rest(object.clone())), decode::schema_of(edge.kind, version)))
 }

@@ -1062,6 +1062,28 @@ async fn the_server_writes_down_who_asks_for_a_certificate() {
 }
 
 #[tokio::test]
+async fn one_manager_applies_in_two_versions() {
+    let server = TestServer::start().await;
+    let path =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers/h");
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    for (version, cpu) in [("v1", r#","targetCPUUtilizationPercentage":50"#), ("v2", "")] {
+        let body = format!(
+            r#"{{"apiVersion":"autoscaling/{version}","kind":"HorizontalPodAutoscaler","metadata":{{"name":"h"}},
+            "spec":{{"maxReplicas":3,"scaleTargetRef":{{"kind":"Deployment","name":"d"}}{cpu}}}}}"#
+        );
+        let url = format!("{}?fieldManager=a", path(version));
+        let answer = server.ask_with("PATCH", &url, &apply, body).await;
+        assert!(answer.code < 300, "{}", answer.text);
+        assert_eq!(answer.json()["apiVersion"], format!("autoscaling/{version}"), "{}", answer.text);
+    }
+    for version in ["v1", "v2"] {
+        let got = server.ask("GET", &path(version), "").await.json();
+        assert_eq!(got["apiVersion"], format!("autoscaling/{version}"), "{got}");
+    }
+}
+
+#[tokio::test]
 async fn limit_ranges_and_quotas() {
     let server = server_with_account().await;
     let core = "/api/v1/namespaces/default";

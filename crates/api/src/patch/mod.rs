@@ -30,9 +30,17 @@ impl From<PatchError> for Box<Status> {
     fn from(error: PatchError) -> Self {
         match error {
             PatchError::Malformed(message) => Status::new(400, "BadRequest", message),
-            PatchError::TooLarge(message) => Status::new(413, "RequestEntityTooLarge", message),
+            PatchError::TooLarge(message) => {
+                Status::too_large(format!("Request entity too large: {message}"))
+            }
             PatchError::DoesNotFit(_) => {
-                Status::new(422, "Invalid", "the server rejected our request due to an error in our request")
+                let mut status = Status::new(
+                    422,
+                    "Invalid",
+                    "the server rejected our request due to an error in our request",
+                );
+                status.of_routing = true;
+                status
             }
             PatchError::Failed(message) => Status::new(500, "", message),
         }
