@@ -1062,6 +1062,40 @@ async fn the_server_writes_down_who_asks_for_a_certificate() {
 }
 
 #[tokio::test]
+async fn what_no_handler_takes() {
+    let server = TestServer::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let nope = "application/json;as=Nope;v=v1;g=meta.k8s.io";
+    for (method, path, accept, code, says) in [
+        ("GET", "/nosuch", "*/*", 404, "404 page not found\n"),
+        ("GET", "/apis/nosuch/v1", "*/*", 404, "404 page not found\n"),
+        ("GET", "/api/v1/nosuch", "*/*", 404, r#""details":{}"#),
+        ("GET", "/api/v1/pods/x", "*/*", 404, "the server could not find the requested resource"),
+        ("PUT", maps, "*/*", 405, r#""details":{}"#),
+        (
+            "GET",
+            maps,
+            "text/html",
+            406,
+            "406: Not Acceptable\\n\\nAvailable representations: application/json",
+        ),
+        ("GET", maps, nope, 406, "only the following media types are accepted: application/json"),
+        ("GET", "/version", "text/html", 406, "Available representations: application/json"),
+        (
+            "DELETE",
+            "/api/v1/namespaces/default/configmaps/x?dryRun=",
+            "*/*",
+            422,
+            r#"Unsupported value: [\"\"]"#,
+        ),
+    ] {
+        let answer = server.ask_with(method, path, &[("accept", accept)], "").await;
+        assert_eq!(answer.code, code, "{method} {path}: {}", answer.text);
+        assert!(answer.text.contains(says), "{method} {path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn one_manager_applies_in_two_versions() {
     let server = TestServer::start().await;
     let path =
