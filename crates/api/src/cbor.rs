@@ -262,7 +262,10 @@ impl<'a> Reader<'a> {
             let value = self.value()?;
             pairs.push((key, value));
         }
-        Ok(Value::Object(pairs.into_iter().collect::<Object>()))
+        // What is raw JSON in other forms is written with its fields in order of their names, as Go writes what it has read.
+        let mut fields = pairs.into_iter().collect::<Object>();
+        fields.sort();
+        Ok(Value::Object(fields))
     }
 
     /// Byte strings that stand for encoded text become it; other tags say nothing to us.
