@@ -398,7 +398,8 @@ pub fn interface_address(value: &str) -> Messages {
         || vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".to_owned()];
     let Some((address, bits)) = value.split_once('/') else { return wrong() };
     let (Ok(ip), Ok(bits)) = (address.parse::<IpAddr>(), bits.parse::<u32>()) else { return wrong() };
-    if bits > if ip.is_ipv4() { 32 } else { 128 } { wrong() } else { Vec::new() }
+    let most = if ip.is_ipv4() { 32 } else { 128 };
+    if bits > most { wrong() } else { Vec::new() }
 }
 
 #[cfg(test)]

@@ -47,11 +47,11 @@ mod server;
 mod stored;
 mod subresources;
 mod table;
-mod traffic;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod traffic;
 pub mod user;
 mod watch;
 mod write;

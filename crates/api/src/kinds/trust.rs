@@ -95,7 +95,7 @@ fn is_certificate(der: &[u8]) -> bool {
     let (Some(0x30), Some(&first)) = (der.first(), der.get(1)) else { return false };
     let (length, start) = match first {
         0x81 => (der.get(2).map(|n| usize::from(*n)), 3),
-        0x82 => (der.get(2..4).map(|n| usize::from(n[0]) << 8 | usize::from(n[1])), 4),
+        0x82 => (der.get(2..4).map(|n| usize::from(n[0]) * 256 + usize::from(n[1])), 4),
         n => (Some(usize::from(n)), 2),
     };
     length.is_some_and(|length| start + length == der.len()) && der.get(start) == Some(&0x30)
