@@ -1104,7 +1104,7 @@ async fn one_manager_applies_in_two_versions() {
     for (version, cpu) in [("v1", r#","targetCPUUtilizationPercentage":50"#), ("v2", "")] {
         let body = format!(
             r#"{{"apiVersion":"autoscaling/{version}","kind":"HorizontalPodAutoscaler","metadata":{{"name":"h"}},
-            "spec":{{"maxReplicas":3,"scaleTargetRef":{{"kind":"Deployment","name":"d"}}{cpu}}}}}"#
+            "spec":{{"maxReplicas":3,"scaleTargetRef":{{"apiVersion":"apps/v1","kind":"Deployment","name":"d"}}{cpu}}}}}"#
         );
         let url = format!("{}?fieldManager=a", path(version));
         let answer = server.ask_with("PATCH", &url, &apply, body).await;
