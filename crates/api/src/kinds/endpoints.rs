@@ -16,8 +16,32 @@ const SLICE_PORTS_MAX: usize = 20_000;
 const HINTS_MAX: usize = 8;
 const TOPOLOGY_MAX: usize = 16;
 
-pub(super) const ENDPOINTS: Hooks =
-    Hooks { default: Some(default_endpoints), validate: Some(validate_endpoints), ..NO_HOOKS };
+pub(super) const ENDPOINTS: Hooks = Hooks {
+    default: Some(default_endpoints),
+    validate: Some(validate_endpoints),
+    warnings: Some(|endpoints, _| endpoints_warnings(endpoints)),
+    ..NO_HOOKS
+};
+
+/// Of addresses that people wrote in another way than the controller would.
+fn endpoints_warnings(endpoints: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let by = endpoints.at(&["metadata", "labels", "endpoints.kubernetes.io/managed-by"]);
+    if by.and_then(Value::as_str) == Some("endpoint-controller") {
+        return warnings;
+    }
+    let list = Path::root("subsets");
+    for (i, subset) in items(endpoints, "subsets").iter().enumerate() {
+        let path = list.index(i);
+        for field in ["addresses", "notReadyAddresses"] {
+            let list = path.child(field);
+            for (j, address) in items(subset, field).iter().enumerate() {
+                super::warn::address(&mut warnings, text(address, "ip"), &list.index(j).child("ip"));
+            }
+        }
+    }
+    warnings
+}
 
 pub(super) const ENDPOINT_SLICE: Hooks = Hooks {
     default: Some(default_slice),

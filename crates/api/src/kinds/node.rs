@@ -14,12 +14,32 @@ pub(super) const HOOKS: Hooks = Hooks {
     prepare_create: Some(prepare_create),
     prepare_update: Some(prepare_update),
     validate: Some(validate),
+    warnings: Some(|node, _| warnings(node)),
     selectable_value: Some(|node, path| {
         let unschedulable = || node.get("spec").is_some_and(|spec| is_true(spec, "unschedulable"));
         (path == "spec.unschedulable").then(|| unschedulable().to_string())
     }),
     ..NO_HOOKS
 };
+
+/// Of fields that mean nothing any more, and of ranges written in an odd way.
+fn warnings(node: &Value) -> Vec<String> {
+    let (mut warnings, empty) = (Vec::new(), Value::Null);
+    let spec = node.get("spec").unwrap_or(&empty);
+    if spec.get("configSource").is_some_and(|c| !c.is_null()) {
+        warnings.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !text(spec, "externalID").is_empty() {
+        let message = "spec.externalID: this field is deprecated, and is unused by Kubernetes";
+        warnings.push(message.to_owned());
+    }
+    let root = Path::root("spec");
+    let list = root.child("podCIDRs");
+    for (i, range) in items(spec, "podCIDRs").iter().enumerate() {
+        super::warn::block(&mut warnings, range.as_str().unwrap_or_default(), &list.index(i));
+    }
+    warnings
+}
 
 /// All capacity may be used unless the node says otherwise.
 fn default(node: &mut Value) {
@@ -31,11 +51,14 @@ fn default(node: &mut Value) {
     mirror_pod_range(node);
 }
 
-/// `podCIDR` is the first of `podCIDRs`.
+/// `podCIDR` is the first of `podCIDRs`; where they differ, the list is the one.
 fn mirror_pod_range(node: &mut Value) {
     let first = node.items_at(&["spec", "podCIDRs"]).first().cloned();
     let old = node.str_at(&["spec", "podCIDR"]).to_owned();
     match first {
+        Some(first) if !old.is_empty() && first.as_str() != Some(old.as_str()) => {
+            node.object_at_mut(&["spec"]).set("podCIDRs", vec![Value::from(old)]);
+        }
         Some(first) => node.object_at_mut(&["spec"]).set("podCIDR", first),
         None if !old.is_empty() => node.object_at_mut(&["spec"]).set("podCIDRs", vec![Value::from(old)]),
         None => {}

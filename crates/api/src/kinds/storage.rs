@@ -52,12 +52,38 @@ pub(super) const VOLUME: Hooks = Hooks {
         let now = crate::time::rfc3339(cx.now_ms);
         volume.object_at_mut(&["status"]).set("lastPhaseTransitionTime", now);
     }),
+    warnings: Some(|volume, _| volume_warnings(volume)),
     validate: Some(validate_volume),
     ..NO_HOOKS
 };
 
 pub(super) const CLASS: Hooks =
     Hooks { default: Some(default_class), validate: Some(validate_class), ..NO_HOOKS };
+
+/// Of a volume whose driver left the tree, or that is to be recycled.
+fn volume_warnings(volume: &Value) -> Vec<String> {
+    const GONE: &[(&str, &str, &str)] = &[
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ];
+    let spec = volume.get("spec").unwrap_or(&Value::Null);
+    let mut warnings = Vec::new();
+    if text(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
+        warnings.push(
+            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to \
+             use dynamic provisioning."
+                .to_owned(),
+        );
+    }
+    for (_, shown, message) in GONE.iter().filter(|(kind, ..)| given(spec, kind).is_some()) {
+        warnings.push(format!("spec.{shown}: {message}"));
+    }
+    warnings
+}
 
 fn pending(object: &mut Value) {
     object.object_at_mut(&["status"]).set("phase", Value::str("Pending"));
