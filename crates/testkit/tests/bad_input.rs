@@ -43,8 +43,8 @@ fn malformed_documents() {
         (JSON, "", "couldn't get version/kind; json parse error: unexpected end of JSON input"),
         (JSON, "\u{0}\u{1}", "couldn't get version/kind; json parse error: invalid character"),
         (JSON, "[]", "couldn't get version/kind; json parse error: json: cannot unmarshal array"),
-        (YAML, "kind: ConfigMap\n a: [b", "error converting YAML to JSON: yaml: line 2"),
-        (YAML, "a: &x [*x, *y]", "error converting YAML to JSON: yaml"),
+        (YAML, "kind: ConfigMap\n a: [b", "(must be of type ConfigMap): yaml: line 2"),
+        (YAML, "a: &x [*x, *y]", "(must be of type ConfigMap): yaml: "),
     ];
     for (kind, body, message) in cases {
         api.ask("POST", &path, &[kind], body).fails(400, "BadRequest", message);
@@ -219,7 +219,7 @@ fn deep_documents() {
         let said = ns.kubectl_with(&["create", "--validate=false", "-f", "-"], &body);
         said.says("Error from server (BadRequest)").says("exceeded max depth").err();
     }
-    api.ask("POST", &path, &[YAML], &flow).fails(400, "BadRequest", "error converting YAML to JSON: yaml");
+    api.ask("POST", &path, &[YAML], &flow).fails(400, "BadRequest", "(must be of type ConfigMap): yaml: ");
     let namespace = format!("/api/v1/namespaces/{}", ns.name);
     for kind in ["merge-patch+json", "strategic-merge-patch+json", "json-patch+json"] {
         let kind = format!("Content-Type: application/{kind}");
