@@ -3,10 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use corten_api::{Object, Value};
-use x509_parser::pem::parse_x509_pem;
+use jsonwebtoken::{Algorithm, DecodingKey};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::keys;
 
 /// A public key as it is published.
 #[derive(Clone, Debug)]
@@ -16,53 +18,48 @@ pub struct PublicKey {
     /// `RS256`, `ES256` …
     pub algorithm: &'static str,
     jwk: Object,
+    /// A point, or modulus and exponent in the form of PKCS#1.
+    bits: Vec<u8>,
 }
 
 impl PublicKey {
-    /// Reads a PEM public key (RSA or elliptic curve) or a certificate.
+    /// Reads all keys of a PEM file: public ones, certificates, and private ones, whose public half counts.
     ///
-    /// Errors: text for the operator.
-    pub fn read(pem: &[u8]) -> Result<Self, String> {
-        let unusable = |why: String| format!("service account key: {why}");
-        let (_, pem) = parse_x509_pem(pem).map_err(|e| unusable(e.to_string()))?;
-        let der = match pem.label.as_str() {
-            "RSA PUBLIC KEY" => pkcs1_as_spki(&pem.contents),
-            "CERTIFICATE" => {
-                let certificate = pem.parse_x509().map_err(|e| unusable(e.to_string()))?;
-                certificate.tbs_certificate.subject_pki.raw.to_vec()
-            }
-            _ => pem.contents,
-        };
-        let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|e| unusable(e.to_string()))?;
-        let id = BASE64.encode(ring::digest::digest(&ring::digest::SHA256, &der));
-        let (algorithm, jwk) = match info.parsed().map_err(|e| unusable(e.to_string()))? {
+    /// Errors: text for the operator where there is none.
+    pub fn read(pem: &[u8]) -> Result<Vec<Self>, String> {
+        let keys: Vec<Self> =
+            keys::public_halves(pem).iter().filter_map(|key| Self::from_spki(key)).collect();
+        match keys.is_empty() {
+            true => Err("service account key: no RSA or elliptic curve key in PEM form".into()),
+            false => Ok(keys),
+        }
+    }
+
+    fn from_spki(der: &[u8]) -> Option<Self> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(der).ok()?;
+        let id = BASE64.encode(ring::digest::digest(&ring::digest::SHA256, der));
+        let (algorithm, jwk) = match info.parsed().ok()? {
             Parsed::RSA(key) => ("RS256", rsa(&id, key.modulus, key.exponent)),
-            Parsed::EC(point) => curve(&id, point.data()).ok_or_else(|| unusable("unknown curve".into()))?,
-            _ => return Err(unusable("neither RSA nor elliptic curve".into())),
+            Parsed::EC(point) => curve(&id, point.data())?,
+            _ => return None,
         };
-        Ok(PublicKey { id, algorithm, jwk })
+        Some(PublicKey { id, algorithm, jwk, bits: info.subject_public_key.as_ref().to_vec() })
+    }
+
+    /// What signatures are checked with; `None` for P-521, for which there is no code here.
+    pub(super) fn verifier(&self) -> Option<(Algorithm, DecodingKey)> {
+        match self.algorithm {
+            "RS256" => Some((Algorithm::RS256, DecodingKey::from_rsa_der(&self.bits))),
+            "ES256" => Some((Algorithm::ES256, DecodingKey::from_ec_der(&self.bits))),
+            "ES384" => Some((Algorithm::ES384, DecodingKey::from_ec_der(&self.bits))),
+            _ => None,
+        }
     }
 
     /// Its JSON Web Key.
     pub fn jwk(&self) -> Value {
         self.jwk.clone().into()
     }
-}
-
-/// The public key of a certificate; a public key stays what it is.
-///
-/// Errors: text for the operator.
-pub fn public_key_pem(pem: &[u8]) -> Result<Vec<u8>, String> {
-    let unusable = |why: String| format!("service account key: {why}");
-    let (_, block) = parse_x509_pem(pem).map_err(|e| unusable(e.to_string()))?;
-    if block.label != "CERTIFICATE" {
-        return Ok(pem.to_vec());
-    }
-    let certificate = block.parse_x509().map_err(|e| unusable(e.to_string()))?;
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate.tbs_certificate.subject_pki.raw);
-    let lines: Vec<String> =
-        text.as_bytes().chunks(64).map(|l| String::from_utf8_lossy(l).into_owned()).collect();
-    Ok(format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n")).into_bytes())
 }
 
 fn begin(kind: &'static str, id: &str) -> Object {
@@ -103,29 +100,6 @@ fn curve(id: &str, point: &[u8]) -> Option<(&'static str, Object)> {
     Some((algorithm, jwk))
 }
 
-/// The general form around PKCS#1's own.
-fn pkcs1_as_spki(key: &[u8]) -> Vec<u8> {
-    const RSA_ENCRYPTION: &[u8] =
-        &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-    let bits = der(0x03, &[&[0], key].concat());
-    der(0x30, &[RSA_ENCRYPTION, &bits].concat())
-}
-
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len().to_be_bytes();
-    let zeros = length.iter().take_while(|byte| **byte == 0).count();
-    let length = &length[zeros..];
-    let mut out = vec![tag];
-    if content.len() < 0x80 {
-        out.push(content.len() as u8);
-    } else {
-        out.push(0x80 | length.len() as u8);
-        out.extend_from_slice(length);
-    }
-    out.extend_from_slice(content);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +107,7 @@ mod tests {
     #[test]
     fn elliptic_curve_keys() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let read = PublicKey::read(key.public_key_pem().as_bytes()).unwrap();
+        let read = PublicKey::read(key.public_key_pem().as_bytes()).unwrap().remove(0);
         assert_eq!(read.algorithm, "ES256");
         let jwk = read.jwk();
         assert_eq!((jwk.str_at(&["kty"]), jwk.str_at(&["crv"])), ("EC", "P-256"));
@@ -141,12 +115,5 @@ mod tests {
         assert_eq!(x, key.public_key_raw()[1..33]);
         assert_eq!(BASE64.decode(&read.id).unwrap().len(), 32);
         assert!(PublicKey::read(b"nonsense").is_err());
-    }
-
-    #[test]
-    fn lengths_of_der() {
-        assert_eq!(der(0x30, &[1]), [0x30, 1, 1]);
-        assert_eq!(der(0x30, &[0; 200])[..3], [0x30, 0x81, 200]);
-        assert_eq!(der(0x30, &[0; 300])[..4], [0x30, 0x82, 1, 44]);
     }
 }

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod impersonation;
 mod jwks;
+mod keys;
 pub mod token;
 mod x509;
 

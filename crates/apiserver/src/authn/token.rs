@@ -7,7 +7,8 @@ use corten_api::{Result, Status, Value};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::jwks::{self, PublicKey};
+use super::jwks::PublicKey;
+use super::keys::Private;
 use crate::ApiServer;
 use crate::user::User;
 
@@ -23,9 +24,9 @@ pub struct ServiceAccountKeys {
     pub accepted_issuers: Vec<String>,
     /// Audiences that this server accepts; the first is given to tokens that ask for none.
     pub audiences: Vec<String>,
-    /// PKCS#8 or PKCS#1/SEC1 PEM, RSA (RS256) or P-256 (ES256).
+    /// PKCS#8 or PKCS#1/SEC1 PEM, RSA (RS256), P-256 (ES256) or P-384 (ES384).
     pub signing_key_pem: Vec<u8>,
-    /// Public key PEMs (or certificates) whose signatures are accepted.
+    /// PEM files of public keys, certificates or private keys whose signatures are accepted; a file may hold several.
     pub verifying_keys_pem: Vec<Vec<u8>>,
 }
 
@@ -110,10 +111,10 @@ impl Authority {
     /// Errors: text for the operator when a PEM is no usable key.
     pub fn new(keys: ServiceAccountKeys) -> Result<Self, String> {
         let signer = (!keys.signing_key_pem.is_empty()).then(|| signer(&keys.signing_key_pem)).transpose()?;
-        let verifiers: Vec<_> =
-            keys.verifying_keys_pem.iter().map(|pem| verifier(pem)).collect::<Result<_, _>>()?;
-        let published: Vec<_> =
+        let read: Vec<_> =
             keys.verifying_keys_pem.iter().map(|pem| PublicKey::read(pem)).collect::<Result<_, _>>()?;
+        let published: Vec<_> = read.into_iter().flatten().collect();
+        let verifiers = published.iter().filter_map(PublicKey::verifier).collect();
         let mut authority = Authority { keys, signer, verifiers, published, verified: Mutex::default() };
         authority.name_signing_key();
         Ok(authority)
@@ -122,10 +123,11 @@ impl Authority {
     /// Tokens name the published key that they can be checked with: the one that a token of ours agrees with.
     fn name_signing_key(&mut self) {
         let Ok(token) = self.sign(&Claims::default()) else { return };
-        let fits = |(algorithm, key): &(Algorithm, DecodingKey)| decode(&token, *algorithm, key).is_some();
-        let at = self.verifiers.iter().position(fits);
-        if let (Some(signer), Some(at)) = (&mut self.signer, at) {
-            signer.header.kid = self.published.get(at).map(|key| key.id.clone());
+        let fits = |(algorithm, key): (Algorithm, DecodingKey)| decode(&token, algorithm, &key).is_some();
+        let found = self.published.iter().find(|key| key.verifier().is_some_and(fits));
+        let id = found.map(|key| key.id.clone());
+        if let Some(signer) = &mut self.signer {
+            signer.header.kid = id;
         }
     }
 
@@ -185,20 +187,10 @@ fn decode(token: &str, algorithm: Algorithm, key: &DecodingKey) -> Option<Claims
 }
 
 fn signer(pem: &[u8]) -> Result<Signer, String> {
-    if let Ok(key) = EncodingKey::from_ec_pem(pem) {
-        return Ok(Signer { header: Header::new(Algorithm::ES256), key });
-    }
-    let key = EncodingKey::from_rsa_pem(pem).map_err(|e| format!("service account signing key: {e}"))?;
-    Ok(Signer { header: Header::new(Algorithm::RS256), key })
-}
-
-fn verifier(pem: &[u8]) -> Result<(Algorithm, DecodingKey), String> {
-    let pem = jwks::public_key_pem(pem)?;
-    if let Ok(key) = DecodingKey::from_ec_pem(&pem) {
-        return Ok((Algorithm::ES256, key));
-    }
-    let key = DecodingKey::from_rsa_pem(&pem).map_err(|e| format!("service account key: {e}"))?;
-    Ok((Algorithm::RS256, key))
+    let key = Private::first(pem)
+        .ok_or("service account signing key: no RSA, P-256 or P-384 private key in PEM form")?;
+    let (algorithm, key) = key.signing();
+    Ok(Signer { header: Header::new(algorithm), key })
 }
 
 impl ApiServer {
