@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use corten_api::{Object, Result, Status, Value, discovery};
-use http::{Method, Response};
+use http::header::IF_NONE_MATCH;
+use http::request::Parts;
+use http::{Response, StatusCode};
 
 use crate::body::{self, Body};
 use crate::media::{self, Answer};
@@ -16,14 +18,14 @@ use crate::{ApiServer, VERSION, encode, metrics, pipeline};
 /// Errors: 404, 405.
 pub(crate) async fn serve_path(
     server: &ApiServer,
-    method: &Method,
-    accept: &str,
+    head: &Parts,
     info: &RequestInfo,
     query: &Query,
 ) -> Result<Response<Body>> {
-    let path = info.path.as_str();
+    let (path, accept) = (info.path.as_str(), pipeline::accept(&head.headers));
+    let (accept, known_tag) = (accept.as_str(), pipeline::header(&head.headers, &IF_NONE_MATCH));
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
-    if !pipeline::is_read(method) {
+    if !pipeline::is_read(&head.method) {
         return Err(if known(&segments) { Status::no_method() } else { Status::no_path() });
     }
     let kinds = server.kinds().snapshot();
@@ -32,7 +34,7 @@ pub(crate) async fn serve_path(
         ["api"] | ["apis"] => {
             let legacy = segments == ["api"];
             if wants_aggregated(accept) {
-                return aggregated(&discovery::aggregated(&kinds, legacy));
+                return aggregated(&discovery::aggregated(&kinds, legacy), known_tag);
             }
             let address = server.public_address().to_string();
             let value =
@@ -59,7 +61,7 @@ pub(crate) async fn serve_path(
             encode::document(media::Answer::default(), &version())
         }
         ["metrics"] => text("text/plain; version=0.0.4; charset=utf-8", metrics::text(server)),
-        ["openapi", rest @ ..] => crate::openapi::serve(server, rest, accept, query),
+        ["openapi", rest @ ..] => crate::openapi::serve(server, rest, accept, known_tag, query),
         [".well-known", "openid-configuration"] => {
             for_others("application/json", &openid_configuration(server))
         }
@@ -100,12 +102,19 @@ fn wants_aggregated(accept: &str) -> bool {
     })
 }
 
-fn aggregated(value: &Value) -> Result<Response<Body>> {
-    let mut response = encode::document(Answer::default(), value)?;
+/// The document under its hash, or 304 to a client that has it. As upstream, `If-None-Match` must be this one tag.
+fn aggregated(value: &Value, known_tag: &str) -> Result<Response<Body>> {
+    let bytes = encode::to_bytes(Answer::default(), value)?;
+    let hash = ring::digest::digest(&ring::digest::SHA512, &bytes);
+    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    let tag = format!("\"{hash}\"");
+    let response =
+        Response::builder().header("etag", &tag).header("vary", "Accept").header("cache-control", "public");
+    if known_tag == tag {
+        return response.status(StatusCode::NOT_MODIFIED).body(body::empty()).map_err(Status::internal);
+    }
     let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static(content_type));
-    response.headers_mut().insert("vary", http::HeaderValue::from_static("Accept"));
-    Ok(response)
+    response.header("content-type", content_type).body(body::full(bytes)).map_err(Status::internal)
 }
 
 fn text(content_type: &'static str, text: String) -> Result<Response<Body>> {
@@ -269,7 +278,7 @@ async fn health(server: &ApiServer, probe: &str, path: &[&str], query: &Query) -
     }
     if !failed.is_empty() {
         let mut response = text("text/plain; charset=utf-8", format!("{lines}{probe} check failed\n"))?;
-        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         return Ok(response);
     }
     let answer =

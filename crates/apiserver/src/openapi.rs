@@ -2,7 +2,9 @@
 
 use corten_api::openapi::Document;
 use corten_api::{Result, Status};
-use http::Response;
+use http::response::Builder;
+use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::body::{self, Body};
 use crate::query::Query;
@@ -27,34 +29,41 @@ const V3: Protobuf = Protobuf {
     asked: "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
     answered: "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
 };
-/// How long a document that was asked for by its hash stays true.
-const CACHE: &str = "public, max-age=31536000, immutable";
+/// A document that was asked for by its hash stays true…
+const CACHE: &str = "public, immutable";
+/// …for this time, a year.
+const LASTS: SignedDuration = SignedDuration::from_hours(365 * 24);
 
-/// Answers `/openapi/…`.
+/// Answers `/openapi/…`. `known` is the request's `If-None-Match`.
 ///
 /// Errors: 404, 406 where the client takes protobuf only.
 pub(crate) fn serve(
     server: &ApiServer,
     path: &[&str],
     accept: &str,
+    known: &str,
     query: &Query,
 ) -> Result<Response<Body>> {
     let (kinds, documents) = (server.kinds().snapshot(), server.documents());
-    let hash = query.get("hash").unwrap_or_default();
+    let answer = |document: Document, content_type| respond(document, content_type, known);
+    let by_hash = |document: Option<Document>, content_type, key: &[&str]| {
+        let document = document.ok_or_else(Status::no_route)?;
+        match query.get("hash").filter(|hash| !hash.is_empty()) {
+            None => respond(document, content_type, known),
+            Some(hash) if hash == document.hash => lasting(respond(document, content_type, known)?, server),
+            Some(_) => moved(&document, content_type, &key.join("/")),
+        }
+    };
     match path {
-        ["v2"] if V2.is_preferred(accept) => answer(documents.v2_protobuf(&kinds, VERSION), V2.answered, ""),
+        ["v2"] if V2.is_preferred(accept) => answer(documents.v2_protobuf(&kinds, VERSION), V2.answered),
         // As upstream, whatever the client would rather take.
-        ["v3"] => answer(documents.v3_index(&kinds, VERSION), PLAIN, ""),
+        ["v3"] => answer(documents.v3_index(&kinds, VERSION), PLAIN),
         ["v3", key @ ..] if V3.is_preferred(accept) => {
-            let document = documents.v3_protobuf(&kinds, VERSION, &key.join("/"));
-            answer(document.ok_or_else(Status::no_route)?, V3.answered, hash)
+            by_hash(documents.v3_protobuf(&kinds, VERSION, &key.join("/")), V3.answered, key)
         }
         _ if !takes_json(accept) => Err(Status::not_acceptable(&["application/json"])),
-        ["v2"] => answer(documents.v2(&kinds, VERSION), JSON, ""),
-        ["v3", key @ ..] => {
-            let document = documents.v3(&kinds, VERSION, &key.join("/"));
-            answer(document.ok_or_else(Status::no_route)?, JSON, hash)
-        }
+        ["v2"] => answer(documents.v2(&kinds, VERSION), JSON),
+        ["v3", key @ ..] => by_hash(documents.v3(&kinds, VERSION, &key.join("/")), JSON, key),
         _ => Err(Status::no_path()),
     }
 }
@@ -75,15 +84,48 @@ impl Protobuf {
     }
 }
 
-fn answer(document: Document, content_type: &'static str, asked_hash: &str) -> Result<Response<Body>> {
-    let mut response = Response::builder()
-        .header("content-type", content_type)
-        .header("vary", "Accept")
-        .header("etag", format!("\"{}\"", document.hash));
-    if !asked_hash.is_empty() && asked_hash == document.hash {
-        response = response.header("cache-control", CACHE);
+/// The document, or 304 to a client that has it.
+fn respond(document: Document, content_type: &'static str, known: &str) -> Result<Response<Body>> {
+    let response = tagged(&document);
+    if is_known(known, &tag(&document)) {
+        return response.status(StatusCode::NOT_MODIFIED).body(body::empty()).map_err(Status::internal);
     }
-    response.body(body::full(document.body)).map_err(Status::internal)
+    response.header("content-type", content_type).body(body::full(document.body)).map_err(Status::internal)
+}
+
+/// Leads who asked by another hash to the document of today.
+fn moved(document: &Document, content_type: &'static str, key: &str) -> Result<Response<Body>> {
+    tagged(document)
+        .status(StatusCode::MOVED_PERMANENTLY)
+        .header("content-type", content_type)
+        .header("location", format!("/openapi/v3/{key}?hash={}", document.hash))
+        .body(body::empty())
+        .map_err(Status::internal)
+}
+
+/// Says that nobody need ask for this again.
+fn lasting(mut response: Response<Body>, server: &ApiServer) -> Result<Response<Body>> {
+    let now = Timestamp::from_millisecond(server.now_ms()).map_err(Status::internal)?;
+    let until = now.checked_add(LASTS).map_err(Status::internal)?;
+    let until = until.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string();
+    let headers = response.headers_mut();
+    headers.insert("cache-control", http::HeaderValue::from_static(CACHE));
+    headers.insert("expires", until.parse().map_err(Status::internal)?);
+    Ok(response)
+}
+
+fn tagged(document: &Document) -> Builder {
+    Response::builder().header("vary", "Accept").header("etag", tag(document))
+}
+
+fn tag(document: &Document) -> String {
+    format!("\"{}\"", document.hash)
+}
+
+/// Does `If-None-Match` hold this tag? Weak ones count too (RFC 9110, 13.1.2).
+fn is_known(known: &str, tag: &str) -> bool {
+    let mut tags = known.split(',').map(str::trim);
+    tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
 #[cfg(test)]
@@ -106,5 +148,20 @@ mod tests {
             assert_eq!(V2.is_preferred(accept), wanted, "{accept}");
         }
         assert!(V3.is_preferred(V3.asked) && !V3.is_preferred(V2.asked));
+    }
+    #[test]
+    fn what_a_client_has() {
+        let cases = [
+            ("", false),
+            ("\"A\"", true),
+            ("W/\"A\"", true),
+            ("\"B\", \"A\"", true),
+            ("*", true),
+            ("A", false),
+            ("\"AA\"", false),
+        ];
+        for (known, wanted) in cases {
+            assert_eq!(is_known(known, "\"A\""), wanted, "{known}");
+        }
     }
 }

@@ -286,9 +286,8 @@ impl ApiServer {
             if info.path.starts_with("/debug") {
                 return debug::serve(self, request, &info, &query).await;
             }
-            let (method, accept) = (request.method().clone(), accept(request.headers()));
-            drop(request);
-            return health::serve_path(self, &method, &accept, &info, &query).await;
+            let (head, _) = request.into_parts();
+            return health::serve_path(self, &head, &info, &query).await;
         }
         let kind = kind.ok_or_else(Status::no_route)?;
         let answer = answer(request.headers(), &query, &info)?;
@@ -454,7 +453,7 @@ fn answer(headers: &HeaderMap, query: &Query, info: &RequestInfo) -> Result<Answ
     Ok(answer)
 }
 
-fn accept(headers: &HeaderMap) -> String {
+pub(crate) fn accept(headers: &HeaderMap) -> String {
     let values = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
     values.collect::<Vec<_>>().join(",")
 }

@@ -1374,3 +1374,36 @@ async fn bytes_of(server: &TestServer, path: &str, accept: &str) -> (String, byt
     let content_type = response.headers()["content-type"].to_str().unwrap().to_owned();
     (content_type, response.into_body().collect().await.unwrap().to_bytes())
 }
+
+#[tokio::test]
+async fn documents_that_a_client_has_are_not_sent_again() {
+    let server = TestServer::start().await;
+    let aggregated = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let json = ("accept", "application/json");
+    let index = server.ask("GET", "/openapi/v3", "").await.json();
+    let apps = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let cases = [
+        ("/api", aggregated, "public"),
+        ("/apis", aggregated, "public"),
+        ("/openapi/v2", json, "no-cache, private"),
+        ("/openapi/v3/apis/apps/v1", json, "no-cache, private"),
+        (&apps, json, "public, immutable"),
+    ];
+    for (path, accept, cache) in cases {
+        let whole = server.ask_with("GET", path, &[accept], "").await;
+        let tag = whole.headers["etag"].to_str().unwrap().to_owned();
+        assert!(tag.len() > 64 && tag.starts_with('"') && tag.ends_with('"'), "{path} {tag}");
+        let known = server.ask_with("GET", path, &[accept, ("if-none-match", &tag)], "").await;
+        assert_eq!((known.code, known.text.as_str()), (304, ""), "{path}");
+        for answer in [&whole, &known] {
+            assert_eq!(answer.headers["etag"], tag, "{path}");
+            assert_eq!(answer.headers["vary"], "Accept", "{path}");
+            assert_eq!(answer.headers["cache-control"], cache, "{path}");
+            assert_eq!(answer.headers.contains_key("expires"), cache.ends_with("immutable"), "{path}");
+        }
+        let other = server.ask_with("GET", path, &[accept, ("if-none-match", "\"A\"")], "").await;
+        assert_eq!((other.code, &other.text), (200, &whole.text), "{path}");
+    }
+    let old = server.ask("GET", "/openapi/v3/apis/apps/v1?hash=AB", "").await;
+    assert_eq!((old.code, old.text.as_str(), old.headers["location"].to_str().unwrap()), (301, "", &*apps));
+}
