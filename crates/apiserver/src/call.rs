@@ -17,6 +17,9 @@ use crate::user::User;
 /// Most warnings of one answer (upstream bounds their bytes; the effect is the same).
 const MAX_WARNINGS: usize = 64;
 
+/// Sentences for the `Warning` header; they go with the answer also where it is an error.
+pub(crate) type Warnings = Arc<Mutex<Vec<String>>>;
+
 /// The request.
 pub(crate) struct Call {
     /// Who asks.
@@ -40,7 +43,7 @@ pub(crate) struct Call {
     /// The time.
     pub clock: Clock,
     /// Sentences for the `Warning` header.
-    pub warnings: Mutex<Vec<String>>,
+    pub warnings: Warnings,
 }
 
 /// Between the version of a request and the version at rest.
@@ -93,7 +96,7 @@ impl Call {
             kinds,
             kind,
             clock: server.config().clock.clone(),
-            warnings: Mutex::default(),
+            warnings: Warnings::default(),
         })
     }
 

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use corten_api::kind::{Scope, Verb};
@@ -22,7 +22,7 @@ use crate::authn::token::Authority;
 use crate::authz::Attributes;
 use crate::authz::rbac::Rbac;
 use crate::body::Body;
-use crate::call::Call;
+use crate::call::{Call, Warnings};
 use crate::config::Config;
 use crate::connect::Kubelets;
 use crate::flow::{self, Flow, Held, Mark};
@@ -198,9 +198,9 @@ impl ApiServer {
         let errors = error_answer(request.headers());
         let labels = self.metrics().labels(&info);
         let lasts = LongRunning::of(&info);
-        let mark = Mark::new();
+        let notes = Notes::default();
         let outcome =
-            AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query, &mark))).catch_unwind().await;
+            AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query, &notes))).catch_unwind().await;
         let mut response = match outcome {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => encode::status(errors, &status),
@@ -210,7 +210,8 @@ impl ApiServer {
             }
         };
         self.metrics().observe(labels, response.status().as_u16(), started.elapsed());
-        flow::tell(&mark, response.headers_mut());
+        flow::tell(&notes.mark, response.headers_mut());
+        tell_warnings(&notes.warnings, response.headers_mut());
         let cache = (HeaderName::from_static("cache-control"), HeaderValue::from_static("no-cache, private"));
         response.headers_mut().entry(cache.0).or_insert(cache.1);
         if let Some(lasts) = lasts {
@@ -225,17 +226,17 @@ impl ApiServer {
         peer: Peer,
         info: RequestInfo,
         query: Query,
-        mark: &Mark,
+        notes: &Notes,
     ) -> Result<Response<Body>> {
         if info.long_running() {
-            return self.admit(request, peer, info, query, mark).await;
+            return self.admit(request, peer, info, query, notes).await;
         }
         let most = self.config().limits.request_timeout;
         let asked = query.duration("timeout").map_err(|why| {
             Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))
         })?;
         let limit = asked.filter(|asked| !asked.is_zero()).map_or(most, |asked| asked.min(most));
-        match tokio::time::timeout(limit, self.admit(request, peer, info, query, mark)).await {
+        match tokio::time::timeout(limit, self.admit(request, peer, info, query, notes)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
         }
@@ -248,14 +249,15 @@ impl ApiServer {
         peer: Peer,
         info: RequestInfo,
         query: Query,
-        mark: &Mark,
+        notes: &Notes,
     ) -> Result<Response<Body>> {
         let user = self.authenticate(request.headers(), &peer, &info.path).await?;
         let Some(trail) = self.trail(&request, &info, &user) else {
-            return self.admit_user(request, user, info, query, mark, None).await;
+            return self.admit_user(request, user, info, query, notes, None).await;
         };
         let request = trail.sent(request, &info).await?;
-        let outcome = Box::pin(self.admit_user(request, user, info.clone(), query, mark, Some(&trail))).await;
+        let outcome =
+            Box::pin(self.admit_user(request, user, info.clone(), query, notes, Some(&trail))).await;
         trail.answered(outcome, &info).await
     }
 
@@ -266,14 +268,14 @@ impl ApiServer {
         user: Arc<User>,
         mut info: RequestInfo,
         query: Query,
-        mark: &Mark,
+        notes: &Notes,
         trail: Option<&Trail>,
     ) -> Result<Response<Body>> {
         let asking = user.clone();
         let user = self.impersonate(user, request.headers()).await?;
         let kinds = self.kinds().snapshot();
         let kind = kinds.resource(&info.group, &info.version, &info.resource).cloned();
-        let _place = self.place(&info, &user, mark).await?;
+        let _place = self.place(&info, &user, &notes.mark).await?;
         let decision = self.authorise(&user, &Attributes::of(&info, query.str("fieldSelector"))).await;
         if let Some(trail) = trail {
             if !Arc::ptr_eq(&asking, &user) {
@@ -310,7 +312,7 @@ impl ApiServer {
             kinds,
             kind,
             clock: self.config().clock.clone(),
-            warnings: Mutex::default(),
+            warnings: notes.warnings.clone(),
         };
         self.serve_resource(call, request).await
     }
@@ -325,8 +327,7 @@ impl ApiServer {
         }
         let call = Arc::new(call);
         if !call.info.subresource.is_empty() {
-            let response = Box::pin(subresources::serve(self, call.clone(), request)).await?;
-            return Ok(with_warnings(&call, response));
+            return Box::pin(subresources::serve(self, call, request)).await;
         }
         let verb = verb_of(&call)?;
         if reviews::is_review(&call) {
@@ -351,7 +352,7 @@ impl ApiServer {
         if call.kind.group == flow::GROUP && !call.info.read_only() && started {
             self.flow_changed().await?;
         }
-        Ok(with_warnings(&call, response))
+        Ok(response)
     }
 
     /// A seat in the request's priority level. Watches and streams need none.
@@ -400,6 +401,13 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.counter.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What becomes known of a request on its way and stands in the headers of its answer, be that an error or not.
+#[derive(Default)]
+struct Notes {
+    mark: Mark,
+    warnings: Warnings,
 }
 
 /// The verb, if the kind has it.
@@ -477,16 +485,15 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
 }
 
-/// Adds the call's `Warning` headers, with upstream's code 299.
-fn with_warnings(call: &Call, mut response: Response<Body>) -> Response<Body> {
-    let Ok(warnings) = call.warnings.lock() else { return response };
+/// Adds the `Warning` headers, with upstream's code 299.
+fn tell_warnings(warnings: &Warnings, headers: &mut HeaderMap) {
+    let Ok(warnings) = warnings.lock() else { return };
     for warning in warnings.iter() {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
-            response.headers_mut().append("warning", value);
+            headers.append("warning", value);
         }
     }
-    response
 }
 
 /// Is it a plain read by path (`GET` or `HEAD`)?

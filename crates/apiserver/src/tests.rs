@@ -1407,3 +1407,27 @@ async fn documents_that_a_client_has_are_not_sent_again() {
     let old = server.ask("GET", "/openapi/v3/apis/apps/v1?hash=AB", "").await;
     assert_eq!((old.code, old.text.as_str(), old.headers["location"].to_str().unwrap()), (301, "", &*apps));
 }
+
+#[tokio::test]
+async fn errors_carry_the_warnings_that_came_before_them() {
+    let server = TestServer::start().await;
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let (bad, json) = (r#"{"metadata":{"name":"E_"},"foo":1}"#, ("content-type", "application/json"));
+    let old = r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
+    let unknown = r#"299 - "unknown field \"foo\"""#;
+    let none = format!("{endpoints}/none");
+    let cases: [(_, &str, _, _, _, &[&str]); 6] = [
+        ("POST", endpoints, json, bad, 422, &[old, unknown]),
+        ("POST", endpoints, json, "{", 400, &[old]),
+        ("POST", endpoints, ("content-type", "text/plain"), "{", 415, &[old]),
+        ("GET", &none, json, "", 404, &[old]),
+        ("POST", MAPS, json, bad, 422, &[unknown]),
+        ("POST", MAPS, json, "{", 400, &[]),
+    ];
+    for (method, path, header, body, code, wanted) in cases {
+        let answer = server.ask_with(method, path, &[header], body).await;
+        let warnings: Vec<_> =
+            answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!((answer.code, warnings.as_slice()), (code, wanted), "{method} {path} {body}");
+    }
+}

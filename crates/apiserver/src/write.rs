@@ -189,8 +189,8 @@ impl<'a> Write<'a> {
     ) -> Result<Written, Failure> {
         self.server.check_escalation(self.call, object, attributes.old).await?;
         self.validate(object, attributes.old)?;
-        admission::validate(attributes, object).await?;
         self.warn(object, attributes.old);
+        admission::validate(attributes, object).await?;
         self.store(object, live).await
     }
 
