@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use corten_api::{Object, Result, Status, Value, discovery};
 use http::header::IF_NONE_MATCH;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use crate::body::{self, Body};
 use crate::media::{self, Answer};
@@ -13,10 +13,31 @@ use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::{ApiServer, VERSION, encode, metrics, pipeline};
 
-/// Answers a GET of a path.
+/// Answers a GET or HEAD of a path.
 ///
 /// Errors: 404, 405.
 pub(crate) async fn serve_path(
+    server: &ApiServer,
+    head: &Parts,
+    info: &RequestInfo,
+    query: &Query,
+) -> Result<Response<Body>> {
+    let answer = read_path(server, head, info, query).await?;
+    let is_refused = head.method == Method::HEAD && !takes_head(&info.path, &pipeline::accept(&head.headers));
+    if is_refused { Err(Status::no_method()) } else { Ok(answer) }
+}
+
+/// Upstream has routes for GET alone where it describes the API; all else answers HEAD too.
+fn takes_head(path: &str, accept: &str) -> bool {
+    match path.trim_matches('/') {
+        "api" | "apis" => wants_aggregated(accept),
+        path => {
+            !matches!(path.split('/').next(), Some("api" | "apis" | "version" | ".well-known" | "openid"))
+        }
+    }
+}
+
+async fn read_path(
     server: &ApiServer,
     head: &Parts,
     info: &RequestInfo,

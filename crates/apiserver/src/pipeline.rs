@@ -10,8 +10,11 @@ use corten_api::kind::{Scope, Verb};
 use corten_api::kinds::KindTable;
 use corten_api::{Result, Status};
 use futures::FutureExt;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use http::{Method, Request, Response};
+use http_body::Body as _;
 use tokio::sync::watch as watch_value;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +24,7 @@ use crate::authn::Peer;
 use crate::authn::token::Authority;
 use crate::authz::Attributes;
 use crate::authz::rbac::Rbac;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::call::{Call, Warnings};
 use crate::config::Config;
 use crate::connect::Kubelets;
@@ -198,6 +201,7 @@ impl ApiServer {
         let errors = error_answer(request.headers());
         let labels = self.metrics().labels(&info);
         let lasts = LongRunning::of(&info);
+        let is_head = request.method() == Method::HEAD;
         let notes = Notes::default();
         let outcome =
             AssertUnwindSafe(Box::pin(self.in_time(request, peer, info, query, &notes))).catch_unwind().await;
@@ -217,7 +221,7 @@ impl ApiServer {
         if let Some(lasts) = lasts {
             response.extensions_mut().insert(lasts);
         }
-        response
+        if is_head { without_body(response) } else { response }
     }
 
     async fn in_time(
@@ -292,6 +296,10 @@ impl ApiServer {
             return health::serve_path(self, &head, &info, &query).await;
         }
         let kind = kind.ok_or_else(Status::no_route)?;
+        // As upstream: resources have no HEAD, only what is passed on to others may.
+        if request.method() == Method::HEAD && (!connect::is_connect(&info) || info.subresource == "log") {
+            return Err(Status::no_method());
+        }
         let answer = answer(request.headers(), &query, &info)?;
         if kind.scope == Scope::Cluster {
             if !info.namespace.is_empty() && info.resource != "namespaces" {
@@ -494,6 +502,15 @@ fn tell_warnings(warnings: &Warnings, headers: &mut HeaderMap) {
             headers.append("warning", value);
         }
     }
+}
+
+/// The answer to `HEAD`: what `GET` would say but its body. HTTP/2 would send that, and clients take it for a broken stream.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, body::empty())
 }
 
 /// Is it a plain read by path (`GET` or `HEAD`)?

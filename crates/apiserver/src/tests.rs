@@ -1431,3 +1431,31 @@ async fn errors_carry_the_warnings_that_came_before_them() {
         assert_eq!((answer.code, warnings.as_slice()), (code, wanted), "{method} {path} {body}");
     }
 }
+
+#[tokio::test]
+async fn heads_of_paths_and_resources() {
+    let server = TestServer::start().await;
+    let cases = [
+        ("/livez", 200, "2"),
+        ("/", 200, ""),
+        ("/metrics", 200, ""),
+        ("/openapi/v2", 200, ""),
+        ("/nowhere", 404, ""),
+        ("/version", 405, ""),
+        ("/api", 405, ""),
+        ("/apis/apps/v1", 405, ""),
+        ("/apis/none.example", 404, ""),
+        ("/api/v1/namespaces", 405, ""),
+        ("/api/v1/namespaces/default", 405, ""),
+        ("/api/v1/namespaces/none", 405, ""),
+    ];
+    for (path, code, length) in cases {
+        let answer = server.ask("HEAD", path, "").await;
+        assert_eq!((answer.code, answer.text.as_str()), (code, ""), "{path}");
+        let told = answer.headers.get("content-length").map_or("", |value| value.to_str().unwrap());
+        assert!(length.is_empty() && told != "0" || told == length, "{path}: {told}");
+    }
+    let aggregated = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let known = server.ask_with("HEAD", "/apis", &[aggregated], "").await;
+    assert!(known.code == 200 && known.text.is_empty() && known.headers.contains_key("etag"));
+}
