@@ -205,6 +205,31 @@ async fn certificates_say_who_asks() {
 }
 
 #[tokio::test]
+async fn heads_have_no_body_on_the_wire() {
+    let net = Net::start().await;
+    let request = |path| Request::head(path).header("host", "x").body(empty()).unwrap();
+    for (path, code) in [("/livez", 200), ("/metrics", 200), ("/version", 405), ("/api/v1/nodes/n", 405)] {
+        let response = net.ask(net.admin(), request(path)).await;
+        assert_eq!(response.status(), code, "{path}");
+        assert_ne!(response.headers()["content-length"], "0", "{path}");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+    let connector = net.ca.connector(net.admin(), b"h2");
+    let tcp = TcpStream::connect(net.address).await.unwrap();
+    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::head("https://x/livez").body(empty()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-length"]),
+        (200, &"2".parse().unwrap())
+    );
+    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test]
 async fn http2_is_spoken() {
     let net = Net::start().await;
     let connector = net.ca.connector(net.admin(), b"h2");
