@@ -139,15 +139,27 @@ pub(crate) fn schema_of(kind: &Kind, version: &Version) -> Option<SchemaRef<'sta
 pub(crate) fn other(call: &Call, body: &Bytes, of: (&str, &str, &str)) -> Result<Value> {
     let (group, version, kind) = of;
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let mut parsed = recognised(call, body, &api_version, kind)?;
+    let strictness = Strictness::of_call(call)?;
+    let parsed = recognised(call, body, &api_version, kind)?;
+    other_typed(call, strictness, parsed, of, |error| schema::cannot_handle(version, kind, kind, error))
+}
+
+/// The second half of [`other`], for trees that patches made too: types and unknown fields.
+pub(crate) fn other_typed(
+    call: &Call,
+    strictness: Strictness,
+    parsed: Parsed,
+    (group, version, kind): (&str, &str, &str),
+    refuse: impl FnOnce(String) -> Box<Status>,
+) -> Result<Value> {
+    let Parsed { mut value, mut findings } = parsed;
     if let Some(schema) = schema::for_kind(group, version, kind) {
-        let found = schema::conform(&mut parsed.value, schema, Mode::REQUEST)
+        let found = schema::conform(&mut value, schema, Mode::REQUEST)
             .map_err(|e| schema::cannot_handle(version, kind, kind, e))?;
-        parsed.findings.extend(found.messages());
+        findings.extend(found.messages());
     }
-    Strictness::of_call(call)?
-        .judge(call, parsed.findings, |error| schema::cannot_handle(version, kind, kind, error))?;
-    Ok(parsed.value)
+    strictness.judge(call, findings, refuse)?;
+    Ok(value)
 }
 
 /// A parsed body that is of the kind, or says nothing of its kind.

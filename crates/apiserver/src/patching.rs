@@ -2,7 +2,7 @@
 
 use corten_api::apply::{self, Convert, Manager, Target};
 use corten_api::field::{Error, Path};
-use corten_api::schema::SchemaRef;
+use corten_api::schema::{self, SchemaRef};
 use corten_api::{Result, Status, Value, patch, time};
 
 use crate::call::{Call, Edge};
@@ -44,7 +44,7 @@ pub(crate) fn change(call: &Call, wanted: &Patch, object: &mut Value) -> Result<
 }
 
 /// The same for an object of any built-in schema.
-pub(crate) fn change_with(schema: SchemaRef<'static>, wanted: &Patch, object: &mut Value) -> Result<()> {
+fn change_with(schema: SchemaRef<'static>, wanted: &Patch, object: &mut Value) -> Result<()> {
     match wanted.kind {
         PatchType::Strategic => Ok(patch::strategic::apply(object, wanted.value.clone(), schema)?),
         _ => plain(wanted, object),
@@ -71,16 +71,23 @@ fn plain(wanted: &Patch, object: &mut Value) -> Result<()> {
 pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<Value> {
     let edge = call.edge();
     let live = live.map(|l| edge.out(l.tree.clone()));
-    let (api_version, now) = (call.api_version(), time::rfc3339((call.clock)()));
+    let api_version = call.api_version();
     let convert = |object: &Value, to: &str| convert(&edge, object, to);
     let target = target(&edge, &api_version, &call.info.subresource, &convert);
+    let made = applied(call, wanted, live.as_ref(), &target)?;
+    decode::typed(call, wanted.strictness, made, not_strict)
+}
+
+/// The same for any target, before types are looked at.
+fn applied(call: &Call, wanted: &Patch, live: Option<&Value>, target: &Target<'_>) -> Result<Parsed> {
+    let now = time::rfc3339((call.clock)());
     let manager =
         Manager { name: call.query.str("fieldManager"), subresource: &call.info.subresource, time: &now };
     let mut patch = wanted.value.clone();
     let namespace = patch.str_at(&["metadata", "namespace"]).to_owned();
     meta::agree_on_name(&mut patch, &call.info.name)?;
     meta::agree_on_namespace(&mut patch, call)?;
-    let made = apply::apply_patch(live.as_ref(), &patch, &target, &manager, call.query.flag("force"));
+    let made = apply::apply_patch(live, &patch, target, &manager, call.query.flag("force"));
     let made = made.map_err(|mut refused| {
         // Upstream names the object by what the client wrote of it.
         if namespace.is_empty() && !call.info.namespace.is_empty() {
@@ -89,20 +96,61 @@ pub(crate) fn apply(call: &Call, wanted: &Patch, live: Option<&Live>) -> Result<
         }
         refused
     })?;
-    let parsed = Parsed { value: made, findings: wanted.findings.clone() };
-    decode::typed(call, wanted.strictness, parsed, |error| {
-        Status::bad_request(format!("error strict decoding YAML: {error}"))
-    })
+    Ok(Parsed { value: made, findings: wanted.findings.clone() })
 }
 
-/// Brings `metadata.managedFields` up to date, before admission: what admission adds belongs to nobody. Apply has done it.
+fn not_strict(error: String) -> Box<Status> {
+    Status::bad_request(format!("error strict decoding YAML: {error}"))
+}
+
+/// A view of an object that is written as if it were one (`Scale`): group, version and kind, and `apiVersion`.
+pub(crate) type View = ((&'static str, &'static str, &'static str), &'static str);
+
+/// A patch of any kind to a view, whose managers are those of what it shows. The result carries its managers.
+///
+/// Errors: as [`apply`] and [`change`].
+pub(crate) fn change_view(
+    call: &Call,
+    wanted: &Patch,
+    old: &Value,
+    (of, api_version): View,
+) -> Result<Value> {
+    let schema = schema::for_kind(of.0, of.1, of.2)
+        .ok_or_else(|| Status::internal(format!("{} has no schema", of.2)))?;
+    if wanted.kind == PatchType::Apply {
+        let made = applied(call, wanted, Some(old), &Target::new(Some(schema), api_version, of.2))?;
+        return decode::other_typed(call, wanted.strictness, made, of, not_strict);
+    }
+    let mut value = old.clone();
+    change_with(schema, wanted, &mut value)?;
+    let made = Parsed { value, findings: wanted.findings.clone() };
+    let mut new = decode::other_typed(call, wanted.strictness, made, of, |error| wanted.refused(error))?;
+    track_view(call, old, &mut new, (of, api_version));
+    Ok(new)
+}
+
+/// Brings the managers of a view up to date that was replaced or patched.
+pub(crate) fn track_view(call: &Call, old: &Value, new: &mut Value, (of, api_version): View) {
+    let (name, now) = (manager_of(call), time::rfc3339((call.clock)()));
+    let manager = Manager { name: &name, subresource: &call.info.subresource, time: &now };
+    let target = Target::new(schema::for_kind(of.0, of.1, of.2), api_version, of.2);
+    apply::track_update(Some(old), new, &target, &manager);
+}
+
+fn manager_of(call: &Call) -> String {
+    apply::manager_name(call.query.str("fieldManager"), &call.user_agent)
+}
+
+/// Brings `metadata.managedFields` up to date, before admission: what admission adds belongs to nobody. Apply has done it,
+/// and so has a write through `/scale`, whose managers are those of the scale.
 pub(crate) fn track(call: &Call, make: &Make, object: &mut Value, old: Option<&Value>, now_ms: i64) {
-    if matches!(make, Make::Patch(Patch { kind: PatchType::Apply, .. })) {
+    let applied = matches!(make, Make::Patch(Patch { kind: PatchType::Apply, .. }));
+    if applied || call.info.subresource == "scale" {
         return;
     }
     let edge = call.edge();
     let (api_version, now) = (call.api_version(), time::rfc3339(now_ms));
-    let name = apply::manager_name(call.query.str("fieldManager"), &call.user_agent);
+    let name = manager_of(call);
     let manager = Manager { name: &name, subresource: &call.info.subresource, time: &now };
     let convert = |object: &Value, to: &str| convert(&edge, object, to);
     let target = target(&edge, &api_version, &call.info.subresource, &convert);

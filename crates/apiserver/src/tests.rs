@@ -513,6 +513,120 @@ async fn scale() {
     );
 }
 
+/// What a write to `/scale` of a new object of two replicas answers: content type, parameters, body and then the code and the
+/// message or the replicas, and the managers of the object's replicas. Upstream's answers.
+type ScaleCase = (&'static str, &'static str, &'static str, &'static str);
+
+const SCALE_WRITES: &[ScaleCase] = &[
+    (
+        "apply-patch+yaml",
+        "fieldManager=app",
+        "spec: {replicas: 3}",
+        r#"409 Apply failed with 1 conflict: conflict with "maker" using autoscaling/v1: .spec.replicas; maker"#,
+    ),
+    ("apply-patch+yaml", "fieldManager=app&force=true", "spec: {replicas: 3}", "200 3; app Apply scale"),
+    ("apply-patch+yaml", "fieldManager=app&force=true", "spec: {replicas: 0}", "200 0; app Apply scale"),
+    ("apply-patch+yaml", "fieldManager=app&force=true&dryRun=All", "spec: {replicas: 3}", "200 3; maker"),
+    ("apply-patch+yaml", "fieldManager=app", "", "200 2; maker"),
+    (
+        "apply-patch+yaml",
+        "",
+        "spec: {replicas: 3}",
+        r#"422 PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch; maker"#,
+    ),
+    (
+        "apply-patch+yaml",
+        "fieldManager=app&force=true",
+        "spec: {replicas: -7}",
+        r#"422 Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -7: must be greater than or equal to 0; maker"#,
+    ),
+    (
+        "apply-patch+yaml",
+        "fieldManager=app",
+        "spec: {replica: 3}",
+        "500 failed to create typed patch object (/d; autoscaling/v1, Kind=Scale): .spec.replica: field not declared in schema; maker",
+    ),
+    ("merge-patch+json", "fieldManager=m", r#"{"spec":{"replicas":7}}"#, "200 7; m Update scale"),
+    ("merge-patch+json", "fieldManager=m", r#"{"status":{"replicas":7}}"#, "200 2; maker"),
+    ("strategic-merge-patch+json", "fieldManager=m", r#"{"spec":{"replicas":7}}"#, "200 7; m Update scale"),
+    (
+        "json-patch+json",
+        "fieldManager=m",
+        r#"[{"op":"replace","path":"/spec/replicas","value":7}]"#,
+        "200 7; m Update scale",
+    ),
+    (
+        "merge-patch+json",
+        "force=true",
+        r#"{"spec":{"replicas":7}}"#,
+        r#"422 PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch; maker"#,
+    ),
+    ("json", "fieldManager=p", r#"{"metadata":{"name":"d"},"spec":{"replicas":7}}"#, "200 7; p Update scale"),
+    ("json", "fieldManager=p", r#"{"metadata":{"name":"d"},"spec":{"replicas":2}}"#, "200 2; maker"),
+    (
+        "json",
+        "fieldManager=p",
+        r#"{"metadata":{},"spec":{"replicas":7}}"#,
+        "400 the name of the object (d based on URL) was undeterminable: name must be provided; maker",
+    ),
+];
+
+/// The managers of `.spec.replicas`: `maker`, `app Apply scale`.
+fn replica_managers(object: &serde_json::Value) -> String {
+    let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let owns = |e: &&serde_json::Value| e["fieldsV1"]["f:spec"]["f:replicas"].is_object();
+    let line = |e: &serde_json::Value| match e["subresource"].as_str() {
+        None => e["manager"].as_str().unwrap().to_owned(),
+        Some(subresource) => {
+            assert!(e["time"].is_null() && e["apiVersion"] == object["apiVersion"], "{e}");
+            assert_eq!(e["fieldsV1"].to_string(), r#"{"f:spec":{"f:replicas":{}}}"#);
+            format!("{} {} {subresource}", e["manager"].as_str().unwrap(), e["operation"].as_str().unwrap())
+        }
+    };
+    entries.iter().filter(owns).map(line).collect::<Vec<_>>().join(", ")
+}
+
+#[tokio::test]
+async fn scale_moves_ownership() {
+    let server = TestServer::start().await;
+    let template =
+        r#""template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+    let chosen = r#"{"matchLabels":{"a":"b"}}"#;
+    for (path, selector) in [
+        ("/apis/apps/v1/namespaces/default/deployments", chosen),
+        ("/apis/apps/v1/namespaces/default/replicasets", chosen),
+        ("/apis/apps/v1/namespaces/default/statefulsets", chosen),
+        ("/api/v1/namespaces/default/replicationcontrollers", r#"{"a":"b"}"#),
+    ] {
+        let body = format!(
+            r#"{{"metadata":{{"name":"d"}},"spec":{{"replicas":2,"selector":{selector},{template}}}}}"#
+        );
+        for &(kind, query, body_of_scale, wanted) in SCALE_WRITES {
+            let made = server.ask("POST", &format!("{path}?fieldManager=maker"), body.clone()).await;
+            assert_eq!(made.code, 201, "{}", made.text);
+            let sent = match kind {
+                "apply-patch+yaml" => {
+                    format!("apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {{name: d}}\n{body_of_scale}")
+                }
+                _ => body_of_scale.to_owned(),
+            };
+            let content_type = format!("application/{kind}");
+            let header = [("content-type", content_type.as_str())];
+            let verb = if kind == "json" { "PUT" } else { "PATCH" };
+            let answer = server.ask_with(verb, &format!("{path}/d/scale?{query}"), &header, sent).await;
+            let shown = match answer.json()["message"].as_str() {
+                Some(message) => message.to_owned(),
+                None => answer.json()["spec"]["replicas"].as_i64().unwrap_or(0).to_string(),
+            };
+            let object = server.ask("GET", &format!("{path}/d"), "").await.json();
+            let got = format!("{} {shown}; {}", answer.code, replica_managers(&object));
+            assert_eq!(got, wanted, "{path} {kind} {query} {body_of_scale}");
+            let gone = server.ask("DELETE", &format!("{path}/d?propagationPolicy=Background"), "").await;
+            assert_eq!(gone.code, 200, "{}", gone.text);
+        }
+    }
+}
+
 #[tokio::test]
 async fn tables_and_partial_metadata() {
     let server = TestServer::start().await;

@@ -32,7 +32,8 @@ pub fn scale_entries(parent: &[Value], replicas: ReplicasPath<'_, '_>) -> Result
     Ok(managed.write())
 }
 
-/// The managers of an object after a write to its scale: who lost the replicas there loses them here.
+/// The managers of an object after a write to its scale: who lost the replicas there loses them here. As upstream, who comes
+/// to own them there has no time here.
 pub fn parent_entries(
     parent: &[Value],
     scale: &[Value],
@@ -51,6 +52,7 @@ pub fn parent_entries(
     let new = scale.owners.into_iter().filter(|owner| owner.set().has(&path(REPLICAS[0])));
     for mut owner in new.collect::<Vec<_>>() {
         owner.identity.api_version = Str::from(api_version);
+        owner.time = None;
         owner.replace_set(Set::of_fields(&[names]));
         if let Some(before) = managed.take(&owner.identity) {
             owner.keep(before);

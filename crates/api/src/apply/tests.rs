@@ -518,8 +518,8 @@ fn through_scale_and_back() {
         managers(&object),
         [
             r#"a Apply 01 {"f:spec":{"f:paused":{}}}"#,
-            r#"c Update 01 {"f:spec":{"f:paused":{}}}"#,
-            r#"hpa/scale Update 02 {"f:spec":{"f:replicas":{}}}"#
+            r#"hpa/scale Update - {"f:spec":{"f:replicas":{}}}"#,
+            r#"c Update 01 {"f:spec":{"f:paused":{}}}"#
         ]
     );
 }
