@@ -107,7 +107,8 @@ pub(crate) fn object(call: &Call, body: &Bytes) -> Result<Value> {
     typed(call, strictness, parsed, |error| schema::cannot_handle(version, kind, kind, error))
 }
 
-/// The second half of decoding, for trees that patches made too: types, unknown fields, defaults, storage version.
+/// The second half of decoding, for trees that patches made too: types, unknown fields, defaults, storage version. Empty lists
+/// stay until owners are known.
 pub(crate) fn typed(
     call: &Call,
     strictness: Strictness,
@@ -117,7 +118,7 @@ pub(crate) fn typed(
     let Parsed { mut value, mut findings } = parsed;
     let of = (call.info.version.as_str(), call.kind.kind.as_ref());
     if let Some(schema) = schema_of(&call.kind, call.version()) {
-        let found = schema::conform(&mut value, schema, Mode::REQUEST)
+        let found = schema::conform(&mut value, schema, Mode::OWNED)
             .map_err(|e| schema::cannot_handle(of.0, of.1, of.1, e))?;
         findings.extend(found.messages());
     }

@@ -513,6 +513,26 @@ async fn scale() {
     );
 }
 
+/// Upstream's answers: who gives a list that is always written owns it, empty or not, though at rest it is null.
+#[tokio::test]
+async fn empty_lists_have_owners() {
+    let server = TestServer::start().await;
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    for (name, rules, owned) in
+        [("a", r#","rules":[]"#, true), ("b", r#","rules":null"#, false), ("c", "", false)]
+    {
+        let body = format!(r#"{{"metadata":{{"name":"{name}"}}{rules}}}"#);
+        let made = server.ask("POST", path, body.clone()).await;
+        assert_eq!(made.code, 201, "{}", made.text);
+        let made = made.json();
+        let fields = &made["metadata"]["managedFields"][0]["fieldsV1"];
+        assert_eq!(fields["f:rules"].is_object(), owned, "{made}");
+        assert!(made["rules"].is_null(), "{made}");
+        let again = server.ask("PUT", &format!("{path}/{name}"), body).await.json();
+        assert_eq!(again["metadata"], made["metadata"], "written again, nothing changes");
+    }
+}
+
 /// What a write to `/scale` of a new object of two replicas answers: content type, parameters, body and then the code and the
 /// message or the replicas, and the managers of the object's replicas. Upstream's answers.
 type ScaleCase = (&'static str, &'static str, &'static str, &'static str);

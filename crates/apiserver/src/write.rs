@@ -161,6 +161,7 @@ impl<'a> Write<'a> {
 
         let old = live.as_ref().map(|l| &l.tree);
         patching::track(call, &self.make, &mut object, old, server.now_ms());
+        patching::settle(call, &mut object, old);
 
         // Mutating admission.
         let operation = if creating { Operation::Create } else { Operation::Update };

@@ -194,6 +194,24 @@ fn updated(
     Ok(managed.write())
 }
 
+/// Gives the managers of `old` back to an update that changed nothing but their times, so that there is nothing to write.
+pub fn keep_times(old: &Value, new: &mut Value) {
+    let timeless = |object: &Value| {
+        let mut entries = managed::entries(object).to_vec();
+        entries.iter_mut().filter_map(Value::as_object_mut).for_each(|entry| drop(entry.remove("time")));
+        entries
+    };
+    const OWNED: &[&str] = &["annotations", "finalizers", "labels", "ownerReferences"];
+    let metadata = OWNED.iter().all(|field| old.at(&["metadata", field]) == new.at(&["metadata", field]));
+    let covers = |a: &Value, b: &Value| {
+        let mut fields = a.as_object().into_iter().flat_map(|fields| fields.iter());
+        fields.all(|(name, value)| name == "metadata" || b.get(name) == Some(value))
+    };
+    if metadata && covers(old, new) && covers(new, old) && timeless(old) == timeless(new) {
+        managed::put_entries(new, managed::entries(old).to_vec());
+    }
+}
+
 /// What a client says about managers in an update.
 enum Given {
     /// Nothing, or nothing new, or nothing that can be read: those of the live object count.

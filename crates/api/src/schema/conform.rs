@@ -14,13 +14,17 @@ use crate::{Status, Value};
 pub struct Mode {
     /// Apply the declared defaults.
     pub defaults: bool,
+    /// Keep empty lists that Go writes in any case, for a look at who gave them; [`settle`] makes them null afterwards.
+    pub empty_lists: bool,
 }
 
 impl Mode {
     /// For what a client sends.
-    pub const REQUEST: Mode = Mode { defaults: true };
+    pub const REQUEST: Mode = Mode { defaults: true, empty_lists: false };
+    /// For an object whose fields have owners.
+    pub const OWNED: Mode = Mode { defaults: true, empty_lists: true };
     /// For what is only read: no defaults.
-    pub const READ: Mode = Mode { defaults: false };
+    pub const READ: Mode = Mode { defaults: false, empty_lists: false };
 }
 
 /// Upstream stops collecting strict errors here.
@@ -75,6 +79,47 @@ pub fn conform(value: &mut Value, schema: SchemaRef<'_>, mode: Mode) -> Result<F
     let mut walk = Walk { mode, quiet: false, findings: Findings::default() };
     walk.value(value, schema, None)?;
     Ok(walk.findings)
+}
+
+/// Makes null what [`Mode::OWNED`] kept, as bytes at rest have it. Says whether there was any.
+pub fn settle(value: &mut Value, schema: SchemaRef<'_>) -> bool {
+    has_empty_list(value) && settle_below(value, schema)
+}
+
+/// The cheap question: most objects have none.
+fn has_empty_list(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty() || items.iter().any(has_empty_list),
+        Value::Object(fields) => fields.iter().any(|(_, value)| has_empty_list(value)),
+        _ => false,
+    }
+}
+
+fn settle_below(value: &mut Value, schema: SchemaRef<'_>) -> bool {
+    let mut found = false;
+    match (schema.node.ty, value) {
+        (Type::Struct, Value::Object(fields)) => {
+            for (name, value) in fields.iter_mut() {
+                let Some(field) = schema.field(name) else { continue };
+                if field.omit() == Omit::Never && matches!(value, Value::Array(items) if items.is_empty()) {
+                    *value = Value::Null;
+                    found = true;
+                } else {
+                    found |= settle_below(value, field.schema());
+                }
+            }
+        }
+        (Type::List, Value::Array(items)) => {
+            let item = schema.schema.node(schema.node.item);
+            items.iter_mut().for_each(|value| found |= settle_below(value, item));
+        }
+        (Type::Map, Value::Object(fields)) => {
+            let item = schema.schema.node(schema.node.item);
+            fields.iter_mut().for_each(|(_, value)| found |= settle_below(value, item));
+        }
+        _ => {}
+    }
+    found
 }
 
 /// The way from the root to here, on the stack of the walk.
@@ -225,7 +270,10 @@ impl Walk {
         };
         // Pointers tell zero from absent; null stands for their absence and for Go's zero times.
         // Bytes at rest upstream cannot tell an empty list from none; what is written in any case is then null.
-        if omit == Omit::Never && matches!(value, Value::Array(items) if items.is_empty()) {
+        if !self.mode.empty_lists
+            && omit == Omit::Never
+            && matches!(value, Value::Array(items) if items.is_empty())
+        {
             *value = Value::Null;
         }
         let goes = zero && (!field.field.pointer || value.is_null()) && omit != Omit::Never;

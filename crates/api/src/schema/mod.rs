@@ -17,7 +17,7 @@ mod table;
 
 use std::fmt;
 
-pub use conform::{DecodeError, Findings, MAX_FINDINGS, Mode, cannot_handle, conform};
+pub use conform::{DecodeError, Findings, MAX_FINDINGS, Mode, cannot_handle, conform, settle};
 pub use table::{builtin, for_kind, message, messages};
 
 use crate::{Str, Value};
