@@ -424,10 +424,9 @@ fn mismatch(value: &Value, go: &str, way: Way<'_, '_>) -> DecodeError {
 /// Lists of resources know nothing finer than thousandths. The canonical text shows by its suffix where there is more.
 fn whole_thousandths(value: &mut Value) {
     let finer = |text: &str| text.ends_with(['n', 'u']) || text.contains("e-");
-    if let Some(text) = value.as_str().filter(|text| finer(text) || text.contains('.')) {
-        if let Some(rounded) = Quantity::without_micros(text) {
-            *value = Value::from(rounded);
-        }
+    let text = value.as_str().filter(|text| finer(text) || text.contains('.'));
+    if let Some(rounded) = text.and_then(Quantity::without_micros) {
+        *value = Value::from(rounded);
     }
 }
 
