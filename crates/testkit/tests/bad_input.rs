@@ -57,7 +57,10 @@ fn malformed_documents() {
         .err();
     ns.kubectl_with(&["create", "-f", "-"], r#"{"kind": "#).says("unexpected EOF").err();
     ns.kubectl_with(&["create", "--raw", &path, "-f", "-"], r#"{"kind": "#)
-        .says("Error from server (BadRequest): couldn't get version/kind; json parse error")
+        .says(
+            "Error from server (BadRequest): the object provided is unrecognized (must be of type ConfigMap)",
+        )
+        .says("couldn't get version/kind; json parse error")
         .err();
     still_serves(&ns);
 }
@@ -223,7 +226,7 @@ fn deep_documents() {
     let namespace = format!("/api/v1/namespaces/{}", ns.name);
     for kind in ["merge-patch+json", "strategic-merge-patch+json", "json-patch+json"] {
         let kind = format!("Content-Type: application/{kind}");
-        api.ask("PATCH", &namespace, &[&kind], &objects).fails(400, "BadRequest", "exceeded max depth");
+        api.ask("PATCH", &namespace, &[&kind], &objects).fails(400, "BadRequest", "invalid JSON patch");
     }
     let apply = "Content-Type: application/apply-patch+yaml";
     api.ask("PATCH", &format!("{namespace}?fieldManager=x"), &[apply], &flow).fails(
