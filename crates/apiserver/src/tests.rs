@@ -513,6 +513,58 @@ async fn scale() {
     );
 }
 
+/// Applies and patches to parts of a pod are owned there, as upstream records them.
+#[tokio::test]
+async fn subresources_of_pods_have_owners() {
+    let server = server_with_account().await;
+    let made = server
+        .ask(
+            "POST",
+            &format!("{PODS}?fieldManager=maker"),
+            POD.replace("\"c\",", "\"c\",\"resources\":{\"requests\":{\"cpu\":\"1\"}},"),
+        )
+        .await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let resources = r#"{"f:resources":{"f:requests":{"f:cpu":{}}}}"#;
+    let key = r#""k:{\"name\":\"c\"}""#;
+    let cases = [
+        (
+            "ephemeralcontainers",
+            "apply-patch+yaml",
+            "spec: {ephemeralContainers: [{name: e, image: i}]}",
+            r#"Apply {"f:spec":{"f:ephemeralContainers":{"k:{\"name\":\"e\"}":{".":{},"f:image":{},"f:name":{}}}}}"#.to_owned(),
+        ),
+        (
+            "resize",
+            "apply-patch+yaml",
+            "spec: {containers: [{name: c, resources: {requests: {cpu: '2'}}}]}",
+            format!(r#"Apply {{"f:spec":{{"f:containers":{{{key}:{{".":{{}},"f:name":{{}},{}}}}}}}"#, &resources[1..]),
+        ),
+        (
+            "resize",
+            "strategic-merge-patch+json",
+            r#"{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"3"}}}]}}"#,
+            format!(r#"Update {{"f:spec":{{"f:containers":{{{key}:{resources}}}}}}}"#),
+        ),
+        ("status", "apply-patch+yaml", "status: {message: m}", r#"Apply {"f:status":{"f:message":{}}}"#.to_owned()),
+    ];
+    for (subresource, kind, body, wanted) in cases {
+        let apply = kind == "apply-patch+yaml";
+        let (manager, force) = if apply { ("app", "&force=true") } else { ("other", "") };
+        let head = if apply { "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n" } else { "" };
+        let content_type = format!("application/{kind}");
+        let header = [("content-type", content_type.as_str())];
+        let path = format!("{PODS}/a/{subresource}?fieldManager={manager}{force}");
+        let answer = server.ask_with("PATCH", &path, &header, format!("{head}{body}")).await;
+        assert_eq!(answer.code, 200, "{}", answer.text);
+        let answer = answer.json();
+        let entries = answer["metadata"]["managedFields"].as_array().unwrap();
+        let own = entries.iter().find(|e| e["manager"] == manager && e["subresource"] == subresource);
+        let own = own.unwrap_or_else(|| panic!("{subresource}: {answer}"));
+        assert_eq!(format!("{} {}", own["operation"].as_str().unwrap(), own["fieldsV1"]), wanted);
+    }
+}
+
 /// Upstream's answers: who gives a list that is always written owns it, empty or not, though at rest it is null.
 #[tokio::test]
 async fn empty_lists_have_owners() {

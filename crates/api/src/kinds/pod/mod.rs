@@ -87,7 +87,7 @@ fn prepare_status(pod: &mut Value, old: &Value) {
     }
 }
 
-/// The subresource changes these fields of the spec; everything else stays as it is stored.
+/// The subresource changes these fields of the spec and who owns them; everything else stays as it is stored.
 fn keep_all_but(pod: &mut Value, old: &Value, fields: &[&'static str]) {
     let mut kept = old.clone();
     for &field in fields {
@@ -98,8 +98,12 @@ fn keep_all_but(pod: &mut Value, old: &Value, fields: &[&'static str]) {
             None => drop(spec.remove(field)),
         }
     }
-    if let Some(version) = pod.at(&["metadata", "resourceVersion"]).cloned() {
-        kept.object_at_mut(&["metadata"]).set("resourceVersion", version);
+    for field in ["resourceVersion", "managedFields"] {
+        let metadata = kept.object_at_mut(&["metadata"]);
+        match pod.at(&["metadata", field]) {
+            Some(now) => metadata.set(field, now.clone()),
+            None => drop(metadata.remove(field)),
+        }
     }
     *pod = kept;
 }
