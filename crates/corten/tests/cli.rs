@@ -143,9 +143,9 @@ fn a_server_starts_stops_and_starts_again_with_its_certificates() {
 /// Whether the process has a handler of SIGTERM by now.
 fn catches_sigterm(pid: u32) -> bool {
     const BIT: u64 = 1 << (15 - 1);
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-    u64::from_str_radix(mask.trim(), 16).unwrap() & BIT != 0
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+    u64::from_str_radix(mask.trim(), 16).is_ok_and(|caught| caught & BIT != 0)
 }
 
 #[test]
