@@ -23,6 +23,10 @@ def made(cls, **manifest):
     return obj
 
 
+def endpoint_slices(service):
+    return api.get("endpointslices", namespace=NS, label_selector={"kubernetes.io/service-name": service})
+
+
 @case
 def discovery_and_every_list():
     assert api.version()["minor"].startswith("37")
@@ -80,7 +84,9 @@ def pods():
     made(Service, apiVersion="v1", kind="Service", metadata={"name": "web"},
          spec={"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]})
     web = Service.get("web", namespace=NS, api=api)
-    eventually("an endpoint", web.ready)
+    # kr8s calls a service ready as soon as it selects a ready pod: it does not look at the endpoints.
+    eventually("an endpoint", lambda: any(e.raw["endpoints"] for e in endpoint_slices("web")))
+    assert web.ready()
     assert [p.name for p in web.ready_pods()] == ["server"]
     assert web.proxy_http_get("/", port=80).text == "hello\n"
     pod.delete()
