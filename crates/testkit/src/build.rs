@@ -81,7 +81,7 @@ fn tools(words: &[&str]) {
 fn cargo(words: &[&str]) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(words).arg("--target-dir").arg(target_dir()).current_dir(root());
+    command.args(words).env("CARGO_TARGET_DIR", target_dir()).current_dir(root());
     let status = command.status().expect("cargo can be run");
     assert!(status.success(), "cargo {words:?} failed");
 }
