@@ -8,12 +8,14 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
@@ -117,7 +119,7 @@ struct Net {
     ca: Ca,
     address: SocketAddr,
     shutdown: CancellationToken,
-    done: tokio::task::JoinHandle<std::io::Result<()>>,
+    done: JoinHandle<std::io::Result<()>>,
 }
 
 impl Net {
@@ -161,6 +163,16 @@ impl Net {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.unwrap()
+    }
+
+    /// The administrator's connection over HTTP/2, and the task that ends with it.
+    async fn http2(&self) -> (http2::SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+        let connector = self.ca.connector(self.admin(), b"h2");
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        (sender, tokio::spawn(connection))
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -214,12 +226,7 @@ async fn heads_have_no_body_on_the_wire() {
         assert_ne!(response.headers()["content-length"], "0", "{path}");
         assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
     }
-    let connector = net.ca.connector(net.admin(), b"h2");
-    let tcp = TcpStream::connect(net.address).await.unwrap();
-    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _) = net.http2().await;
     let request = Request::head("https://x/livez").body(empty()).unwrap();
     let response = sender.send_request(request).await.unwrap();
     assert_eq!(
@@ -232,12 +239,7 @@ async fn heads_have_no_body_on_the_wire() {
 #[tokio::test]
 async fn http2_is_spoken() {
     let net = Net::start().await;
-    let connector = net.ca.connector(net.admin(), b"h2");
-    let tcp = TcpStream::connect(net.address).await.unwrap();
-    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _) = net.http2().await;
     let request = Request::builder().uri("https://x/api/v1/nodes/n").body(empty()).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
 
@@ -433,12 +435,7 @@ async fn who_does_not_read_loses_the_connection() {
 async fn who_does_not_read_loses_its_stream_and_nobody_elses() {
     let net = Net::start_with(|config| config.limits.patience.stalled = SHORT).await;
     much(&net).await;
-    let connector = net.ca.connector(net.admin(), b"h2");
-    let tcp = TcpStream::connect(net.address).await.unwrap();
-    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _) = net.http2().await;
     let ask = |path: &str| Request::get(format!("https://x{path}")).body(empty()).unwrap();
     let watch = sender.send_request(ask("/api/v1/configmaps?watch=1&resourceVersion=0")).await.unwrap();
     let others = async {
@@ -457,12 +454,7 @@ async fn who_does_not_read_loses_its_stream_and_nobody_elses() {
 #[tokio::test]
 async fn clients_are_asked_to_connect_anew() {
     let net = Net::start_with(|config| config.shutdown.goaway_chance = 1.0).await;
-    let connector = net.ca.connector(net.admin(), b"h2");
-    let tcp = TcpStream::connect(net.address).await.unwrap();
-    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), tcp).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    let connection = tokio::spawn(connection);
+    let (mut sender, connection) = net.http2().await;
     let request = Request::get("https://x/version").body(empty()).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!(answer.status(), 200, "and yet it is answered");
