@@ -92,8 +92,7 @@ fn parent(address: &IPAddress) -> Option<Key> {
 }
 
 fn labels(ip: IpAddr) -> BTreeMap<String, String> {
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    [(FAMILY, family), MANAGED_BY].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    [(FAMILY, family(ip)), MANAGED_BY].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
 fn has_labels(address: &IPAddress, ip: IpAddr) -> bool {

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cidrs::Cidrs;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use corten_api::duration;
 use corten_apiserver::{AuditConfig, AuthorizationMode, Config, ServiceAccountKeys, ServingCert, User};
-use ipnet::IpNet;
 
 const HEADING: &str = "kube-apiserver";
 /// Names that `--feature-gates` may say, one a line.
@@ -86,9 +86,9 @@ pub struct KubeArgs {
     /// Audiences of tokens [default: the issuer].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub api_audiences: Vec<String>,
-    /// Addresses of services: an IPv4 range, and a second one of IPv6.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub service_cluster_ip_range: Vec<IpNet>,
+    /// Addresses of services: one range, or one of each family.
+    #[arg(long, value_name = "CIDR[,CIDR]")]
+    pub service_cluster_ip_range: Option<Cidrs>,
     /// Ports of services on nodes, FIRST-LAST.
     #[arg(long, value_name = "PORTS")]
     pub service_node_port_range: Option<String>,
@@ -219,13 +219,8 @@ impl KubeArgs {
             config.client_ca_pem = Some(bundle);
         }
         self.service_accounts(&mut config.service_account)?;
-        match self.service_cluster_ip_range.as_slice() {
-            [] => {}
-            [_] => config.service_cidrs.clone_from(&self.service_cluster_ip_range),
-            [first, second] if first.addr().is_ipv4() != second.addr().is_ipv4() => {
-                config.service_cidrs.clone_from(&self.service_cluster_ip_range);
-            }
-            _ => bail!("--service-cluster-ip-range: want one range, or one of each family"),
+        if let Some(ranges) = &self.service_cluster_ip_range {
+            config.service_cidrs = ranges.all().collect();
         }
         if let Some(text) = &self.service_node_port_range {
             config.node_ports = ports(text)?;

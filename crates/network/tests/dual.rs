@@ -5,6 +5,7 @@
 mod common;
 
 use std::net::{IpAddr, Ipv6Addr, TcpListener, UdpSocket};
+use std::path::Path;
 
 use common::{Pod, TIMEOUT, ask, attachment, dual_config, has_ipv6, on_fresh_node, run, tcp};
 use corten_network::{NetworkConfig, PodIps, PodNetwork};
@@ -15,16 +16,21 @@ fn open(config: NetworkConfig) -> PodNetwork {
     network
 }
 
+/// On a fresh node, where the kernel has both families.
+fn on_dual_node<F: AsyncFnOnce(&Path) + Send + 'static>(test: F) {
+    match has_ipv6() {
+        true => on_fresh_node(test),
+        false => println!("passed over: this kernel has no IPv6"),
+    }
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 #[test]
 fn both_families_reach_everybody_and_detach_leaves_nothing() {
-    if !has_ipv6() {
-        return println!("passed over: this kernel has no IPv6");
-    }
-    on_fresh_node(async |dir| {
+    on_dual_node(async |dir| {
         let network = open(dual_config(dir));
         let (a, b) = (Pod::new(), Pod::new());
         network.attach(attachment("a", &a, vec![])).await.unwrap();
@@ -66,10 +72,7 @@ fn both_families_reach_everybody_and_detach_leaves_nothing() {
 
 #[test]
 fn host_ports_lead_to_pods_in_both_families() {
-    if !has_ipv6() {
-        return println!("passed over: this kernel has no IPv6");
-    }
-    on_fresh_node(async |dir| {
+    on_dual_node(async |dir| {
         run(&["ip", "addr", "add", "192.0.2.1/32", "dev", "lo"]);
         run(&["ip", "addr", "add", "fd02::1/128", "dev", "lo", "nodad"]);
         let network = open(dual_config(dir));
@@ -102,10 +105,7 @@ fn host_ports_lead_to_pods_in_both_families() {
 
 #[test]
 fn a_pod_that_lies_about_its_address_is_not_heard() {
-    if !has_ipv6() {
-        return println!("passed over: this kernel has no IPv6");
-    }
-    on_fresh_node(async |dir| {
+    on_dual_node(async |dir| {
         let network = open(dual_config(dir));
         let (a, b) = (Pod::new(), Pod::new());
         network.attach(attachment("a", &a, vec![])).await.unwrap();

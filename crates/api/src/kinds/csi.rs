@@ -1,8 +1,8 @@
 //! What storage drivers tell the cluster: drivers, their nodes, attachments, capacities, classes of attributes.
 
 use super::look::{
-    Errors, IMMUTABLE, compare_quantities, entries, given, immutable, int, items, items_mut, same,
-    set_missing, text,
+    Errors, IMMUTABLE, Zero, compare_quantities, entries, given, immutable, int, internal, items, items_mut,
+    same, set_missing, text,
 };
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
@@ -175,11 +175,14 @@ fn validate_node(node: &Value, old: Option<&Value>, _cx: &Context<'_>) -> Vec<fi
 
 /// What must stay of a node's driver, as upstream prints it.
 fn node_driver(driver: &Value) -> Value {
-    let mut shown = super::look::as_go(Some(driver), &[("name", "Name"), ("nodeID", "NodeID")]);
-    let fields = shown.object_at_mut(&[]);
-    fields.set("TopologyKeys", driver.get("topologyKeys").cloned().unwrap_or_default());
+    const GO: &[(&str, &str, Zero)] = &[
+        ("name", "Name", Zero::Text),
+        ("nodeID", "NodeID", Zero::Text),
+        ("topologyKeys", "TopologyKeys", Zero::Null),
+    ];
+    let mut shown = internal(driver, GO);
     // Upstream compares what can be allocated, too, but lets it change.
-    fields.set("Allocatable", Value::Null);
+    shown.object_at_mut(&[]).set("Allocatable", Value::Null);
     shown
 }
 

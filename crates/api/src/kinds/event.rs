@@ -1,6 +1,6 @@
 //! Events: one kind at rest, two shapes at the edge (core and events.k8s.io).
 
-use super::look::{Errors, given, required, same, text};
+use super::look::{Errors, Zero, given, internal, required, same, text};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Conversion, Hooks};
@@ -33,14 +33,14 @@ pub(super) const HOOKS: Hooks = Hooks {
 pub(super) const STRICT: Hooks = Hooks { validate: Some(validate_strict), ..HOOKS };
 
 /// The fields of a reference to an object, in JSON and in Go.
-const REFERENCE: &[(&str, &str)] = &[
-    ("kind", "Kind"),
-    ("namespace", "Namespace"),
-    ("name", "Name"),
-    ("uid", "UID"),
-    ("apiVersion", "APIVersion"),
-    ("resourceVersion", "ResourceVersion"),
-    ("fieldPath", "FieldPath"),
+const REFERENCE: &[(&str, &str, Zero)] = &[
+    ("kind", "Kind", Zero::Text),
+    ("namespace", "Namespace", Zero::Text),
+    ("name", "Name", Zero::Text),
+    ("uid", "UID", Zero::Text),
+    ("apiVersion", "APIVersion", Zero::Text),
+    ("resourceVersion", "ResourceVersion", Zero::Text),
+    ("fieldPath", "FieldPath", Zero::Text),
 ];
 
 /// events.k8s.io to core and back.
@@ -137,7 +137,7 @@ fn unchanged(errors: &mut Errors, event: &Value, old: &Value) {
             return;
         }
         let shown = match (field, now) {
-            ("involvedObject" | "related", now) => super::look::as_go(now, REFERENCE),
+            ("involvedObject" | "related", now) => internal(now.unwrap_or(&Value::Null), REFERENCE),
             ("count", None) => Value::Int(0),
             ("firstTimestamp" | "lastTimestamp" | "eventTime", None) => Value::Null,
             (_, None) => Value::str(""),

@@ -1,7 +1,8 @@
 //! Flow schemas and priority levels: whose requests wait in which queue, and how many run at once.
 
 use super::look::{
-    Errors, at_mut, given, int, int_or_zero, is_true, items, same, set_missing, set_zero, text,
+    Errors, Zero, at_mut, given, int, int_or_zero, internal, is_true, items, same, set_missing, set_zero,
+    text,
 };
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
@@ -98,7 +99,7 @@ fn schema_spec(errors: &mut Errors, spec: &Value, name: &str, path: &Path<'_>) {
         && !["ByNamespace", "ByUser"].contains(&text(method, "type"))
     {
         let at = path.child("distinguisherMethod");
-        let shown = super::look::as_go(Some(method), &[("type", "Type")]);
+        let shown = internal(method, &[("type", "Type", Zero::Text)]);
         errors.push(Error::not_supported(&at.child("type"), shown, &["ByNamespace", "ByUser"]));
     }
     let level = spec.str_at(&["priorityLevelConfiguration", "name"]);

@@ -83,15 +83,6 @@ pub(crate) fn immutable(errors: &mut Errors, new: &Value, old: &Value, field: &s
     }
 }
 
-/// Texts of a struct as upstream prints its internal form: every field, by its name in Go.
-pub(crate) fn as_go(value: Option<&Value>, names: &[(&'static str, &'static str)]) -> Value {
-    let mut object = Object::default();
-    for (field, go) in names {
-        object.set(go, value.map_or("", |v| text(v, field)));
-    }
-    object.into()
-}
-
 /// `field is immutable` with no word of what the field is now: how rules say it that upstream generates.
 pub(crate) fn fixed(errors: &mut Errors, new: &Value, old: &Value, field: &str, path: &Path<'_>) {
     if !same(new.get(field), old.get(field)) {

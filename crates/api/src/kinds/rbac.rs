@@ -1,6 +1,8 @@
 //! Roles and their bindings. Whether somebody may give what a role gives is the authoriser's to say, not validation's.
 
-use super::look::{Errors, at_mut, given, items, items_mut, one_of_given, same, set_empty, text};
+use super::look::{
+    Errors, Zero, at_mut, given, internal, items, items_mut, one_of_given, same, set_empty, text,
+};
 use super::row::NO_HOOKS;
 use crate::field::{self, Error, Path};
 use crate::kind::{Context, Hooks};
@@ -127,8 +129,12 @@ fn validate_binding(binding: &Value, old: Option<&Value>, namespaced: bool) -> V
         subject(&mut errors, one, namespaced, &list.index(i));
     }
     if old.is_some_and(|old| !same(old.get("roleRef"), binding.get("roleRef"))) {
-        const GO: &[(&str, &str)] = &[("apiGroup", "APIGroup"), ("kind", "Kind"), ("name", "Name")];
-        errors.push(Error::invalid(&path, super::look::as_go(Some(role), GO), super::look::IMMUTABLE));
+        const GO: &[(&str, &str, Zero)] = &[
+            ("apiGroup", "APIGroup", Zero::Text),
+            ("kind", "Kind", Zero::Text),
+            ("name", "Name", Zero::Text),
+        ];
+        errors.push(Error::invalid(&path, internal(role, GO), super::look::IMMUTABLE));
     }
     errors
 }

@@ -86,7 +86,6 @@ struct Row {
     /// Never exceeded.
     limit: u64,
     queuing: Option<Queuing>,
-    taken: u64,
     waiting: usize,
     queues: Vec<VecDeque<Waiting>>,
     running: BTreeMap<u64, Running>,
@@ -159,7 +158,7 @@ impl Seats {
             row.queuing = level.queuing;
             row.fit_queues();
         }
-        room.retain(|_, row| !row.gone || row.taken > 0 || row.waiting > 0);
+        room.retain(|_, row| !row.gone || row.taken() > 0 || row.waiting > 0);
         self.0.seat_waiting(&mut room);
     }
 
@@ -206,7 +205,7 @@ impl Seats {
             level: level.clone(),
             nominal: row.nominal,
             limit: row.limit,
-            taken: row.taken,
+            taken: row.taken(),
             waiting: row.waiting,
             served: row.served,
             refused: row.refused.iter().map(|(why, count)| (*why, *count)).collect(),
@@ -219,20 +218,19 @@ impl Hall {
     /// Is there a seat for one more of the level: of its own, or lent by others that do not need theirs?
     fn may_sit(&self, room: &Room, level: &Arc<str>) -> bool {
         let Some(row) = room.get(level) else { return false };
-        if row.taken < row.nominal.min(row.limit) {
+        if row.taken() < row.nominal.min(row.limit) {
             return true;
         }
         let others = room.iter().filter(|(name, _)| *name != level);
-        let kept: u64 = others.map(|(_, other)| other.taken.max(other.reserved)).sum();
-        row.taken < row.limit && row.taken + kept < self.total
+        let kept: u64 = others.map(|(_, other)| other.taken().max(other.reserved)).sum();
+        row.taken() < row.limit && row.taken() + kept < self.total
     }
 
     fn leave(self: &Arc<Self>, level: &Arc<str>, number: u64) {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(row) = room.get_mut(level) else { return };
-        row.taken = row.taken.saturating_sub(1);
         row.running.remove(&number);
-        if row.gone && row.taken == 0 && row.waiting == 0 {
+        if row.gone && row.taken() == 0 && row.waiting == 0 {
             room.remove(level);
         }
         self.seat_waiting(&mut room);
@@ -257,7 +255,6 @@ impl Hall {
                 if let Err(mut unwanted) = waiting.give.send(seat) {
                     // Its drop would come back here under the lock.
                     unwanted.hall = None;
-                    row.taken -= 1;
                     row.served -= 1;
                     row.running.remove(&number);
                 }
@@ -298,9 +295,13 @@ impl Row {
         hand.into_iter().min_by_key(|at| self.queues[*at].len()).unwrap_or(0)
     }
 
+    /// Seats in use.
+    fn taken(&self) -> u64 {
+        self.running.len() as u64
+    }
+
     /// Gives a seat, and its number.
     fn sit(&mut self, asked: Arc<Asked>, queue: Option<usize>) -> u64 {
-        self.taken += 1;
         self.served += 1;
         self.number += 1;
         self.running.insert(self.number, Running { asked, queue });
@@ -322,7 +323,7 @@ impl Row {
         LevelDump {
             name: name.clone(),
             gone: self.gone,
-            taken: self.taken,
+            taken: self.taken(),
             waiting: self.waiting,
             served: self.served,
             rejected: self.refused.values().sum::<u64>() - timed_out,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::Value;
 use crate::field::{Error, Path};
-use crate::kinds::look::{Errors, given, immutable, items, one_of, text};
+use crate::kinds::look::{Errors, Zero, given, immutable, internal, items, one_of, text};
 use crate::kinds::pod::affinity::node_selector;
 use crate::rules::{self, invalid_each};
 
@@ -54,8 +54,12 @@ fn consumers(errors: &mut Errors, consumers: &[Value], path: &Path<'_>) {
     super::duplicate_keys(errors, consumers, "uid", path);
 }
 
-const ID_IN_GO: &[(&str, &str)] =
-    &[("driver", "Driver"), ("pool", "Pool"), ("device", "Device"), ("shareID", "ShareID")];
+const ID_IN_GO: &[(&str, &str, Zero)] = &[
+    ("driver", "Driver", Zero::Text),
+    ("pool", "Pool", Zero::Text),
+    ("device", "Device", Zero::Text),
+    ("shareID", "ShareID", Zero::Text),
+];
 
 /// What names a device: driver, pool, device and share.
 fn id(device: &Value) -> [&str; 4] {
@@ -73,7 +77,7 @@ fn device_states(errors: &mut Errors, status: &Value, list: &Path<'_>) {
         invalid_each(errors, &path.child("device"), name, rules::dns_label(name));
         share(errors, state, &path);
         if !results.iter().any(|result| id(result) == id(state)) {
-            let shown = super::super::look::as_go(Some(state), ID_IN_GO);
+            let shown = internal(state, ID_IN_GO);
             errors.push(Error::invalid(&path, shown, "must be an allocated device in the claim"));
         }
         let (at, conditions) = (path.child("conditions"), items(state, "conditions"));
