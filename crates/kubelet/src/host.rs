@@ -20,6 +20,7 @@ use crate::objects::ObjectCache;
 use crate::pod::admission::{Admission, Allocatable};
 use crate::pod::resize::Pending;
 use crate::pod::spec::{self, Kind};
+use crate::pod::starts::Starts;
 use crate::resources::PodCgroups;
 
 /// Shared by workers, node and API.
@@ -62,6 +63,8 @@ pub struct Host {
     pub mirrors: Arc<Wakers>,
     /// What the pods of this node take.
     pub admission: Mutex<Admission>,
+    /// Places for pods that start.
+    pub starts: Starts,
     /// Ends everything.
     pub stop: CancellationToken,
 }

@@ -24,6 +24,7 @@ use crate::node::machine::Machine;
 use crate::node::register::Reporter;
 use crate::objects::ObjectCache;
 use crate::pod::manager::Manager;
+use crate::pod::starts::Starts;
 use crate::resources::PodCgroups;
 use crate::server::Server;
 use crate::{dns, eviction, manifests};
@@ -78,6 +79,7 @@ impl Kubelet {
                 [] => vec![own_address().to_string()],
                 given => given.iter().map(ToString::to_string).collect(),
             };
+            let machine = Machine::read(&config.data_dir);
             let host = Arc::new(Host {
                 events: Recorder::new(client.clone(), "kubelet", &config.node_name),
                 objects: ObjectCache::new(client.clone(), notify),
@@ -86,7 +88,8 @@ impl Kubelet {
                 cgroups: pod_cgroups(&config)?,
                 mounts: Arc::new(HostMounts),
                 puller: Puller::new(cri.clone(), config.parallel_pulls),
-                machine: Machine::read(&config.data_dir),
+                starts: Starts::for_machine(machine.cpu_milli),
+                machine,
                 resolver: dns::parse_resolv_conf(
                     &std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
                 ),

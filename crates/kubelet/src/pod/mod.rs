@@ -14,5 +14,6 @@ pub mod resize;
 pub mod security;
 pub mod spec;
 pub mod start;
+pub mod starts;
 pub mod status;
 pub mod worker;

@@ -15,6 +15,7 @@ use super::plan::{Plan, Situation, Step, Stop, plan_pod};
 use super::publish::Publisher;
 use super::resize::{self, Given, Pending};
 use super::spec;
+use super::starts::{Place, needs_place};
 use super::status::{Sources, Verdict, pod_status};
 use crate::backoff::add;
 use crate::cri;
@@ -72,6 +73,8 @@ pub struct Worker {
     pub(super) publisher: Option<Publisher>,
     pub(super) last_status: Option<PodStatus>,
     pub(super) verdict: Option<Verdict>,
+    /// Held from the first step of a start until there is nothing to do for now.
+    pub(super) place: Option<Place>,
     pub(super) messages: HashMap<String, String>,
 }
 
@@ -113,6 +116,7 @@ impl Worker {
             publisher,
             last_status: None,
             verdict: first.verdict,
+            place: None,
             messages: HashMap::new(),
         }
     }
@@ -125,6 +129,9 @@ impl Worker {
                 flow = Box::pin(self.sync()) => flow,
                 () = stop.cancelled() => return,
             };
+            if flow != Flow::Again {
+                self.place = None;
+            }
             match flow {
                 Flow::End => break,
                 Flow::Again => {}
@@ -168,6 +175,9 @@ impl Worker {
                 let times = [plan.wake, deadline, self.token_renewal(now)];
                 return Flow::Sleep(times.into_iter().flatten().min());
             }
+            if needs_place(&plan) && !self.has_place().await {
+                return Flow::Again;
+            }
             for step in plan.steps {
                 // on the heap: a sleeping worker shall be small
                 let (began, shown) = (Instant::now(), format!("{step:?}"));
@@ -180,6 +190,25 @@ impl Worker {
         }
         tokio::task::yield_now().await;
         Flow::Again
+    }
+
+    /// Whether the pod may start at once. Otherwise this waits for a place, or until the pod shall end, and the plan is old then.
+    /// A static pod never waits: it may be what the others need.
+    async fn has_place(&mut self) -> bool {
+        if self.from_file || self.place.is_some() {
+            return true;
+        }
+        self.place = self.host.starts.free();
+        if self.place.is_some() {
+            return true;
+        }
+        let ending = |desired: &Desired| desired.gone || desired.pod.metadata.deletion_timestamp.is_some();
+        let host = self.host.clone();
+        tokio::select! {
+            place = host.starts.wait() => self.place = Some(place),
+            _ = self.desired.wait_for(ending) => {}
+        }
+        false
     }
 
     /// Takes over what the API and the watched objects say.
