@@ -104,6 +104,11 @@ impl PodInfo {
         near.chain(far.unwrap_or_default().iter().map(|t| (t, -i64::from(t.weight))))
     }
 
+    /// Are these two states of one pod, and not of two pods of one name?
+    pub fn is_same(&self, other: &PodInfo) -> bool {
+        self.pod.metadata.uid == other.pod.metadata.uid
+    }
+
     /// Is the pod being deleted?
     pub fn is_terminating(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()

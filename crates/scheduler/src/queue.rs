@@ -31,9 +31,11 @@ pub enum Event {
     PodGone,
     /// A pod was placed, or its labels changed.
     PodPlaced,
+    /// A namespace came, or its labels changed.
+    NamespaceChanged,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Place {
     Active(Order),
     BackingOff(Instant),
@@ -82,8 +84,10 @@ impl Queue {
             let spec_is_same = waiting.pod.pod.spec == pod.pod.spec
                 && waiting.pod.pod.metadata.labels == pod.pod.metadata.labels;
             waiting.pod = pod;
-            if !spec_is_same && matches!(waiting.place, Place::Unschedulable { .. }) {
-                self.requeue(&key, now);
+            match &mut waiting.place {
+                Place::Unschedulable { .. } if !spec_is_same => self.requeue(&key, now),
+                Place::InFlight(missed) => *missed |= !spec_is_same,
+                _ => {}
             }
             return;
         }
@@ -117,7 +121,12 @@ impl Queue {
     }
 
     fn put(&mut self, key: &Key, place: Place) {
-        match &place {
+        let Some(waiting) = self.pods.get_mut(key) else { return };
+        let place_now = place.clone();
+        // First out, then in: both may be the same place.
+        let before = std::mem::replace(&mut waiting.place, place);
+        self.leave(key, &before);
+        match &place_now {
             Place::Active(order) => {
                 self.active.insert(order.clone());
             }
@@ -128,10 +137,6 @@ impl Queue {
                 self.timers.insert((*since + STALE, key.clone()), ());
             }
             Place::InFlight(_) => {}
-        }
-        if let Some(waiting) = self.pods.get_mut(key) {
-            let before = std::mem::replace(&mut waiting.place, place);
-            self.leave(key, &before);
         }
     }
 
@@ -169,18 +174,34 @@ impl Queue {
         self.timers.first_key_value().map(|((due, _), ())| *due)
     }
 
-    /// No node fits: these rules said no.
-    pub fn turned_away(&mut self, key: &Key, plugins: Vec<&'static str>, now: Instant) {
-        match self.pods.get(key).map(|w| &w.place) {
-            Some(Place::InFlight(true)) => self.requeue(key, now),
-            Some(_) => self.put(key, Place::Unschedulable { plugins, since: now }),
-            None => {}
+    /// Was exactly this pod handed out, and is it still? Another of its name may have come meanwhile.
+    fn is_in_flight(&self, pod: &PodInfo) -> bool {
+        self.pods
+            .get(&pod.key)
+            .is_some_and(|waiting| waiting.pod.is_same(pod) && matches!(waiting.place, Place::InFlight(_)))
+    }
+
+    /// No node fits the pod that was handed out: these rules said no.
+    pub fn turned_away(&mut self, pod: &PodInfo, plugins: Vec<&'static str>, now: Instant) {
+        match self.pods.get(&pod.key).map(|w| &w.place) {
+            _ if !self.is_in_flight(pod) => {}
+            Some(Place::InFlight(true)) => self.requeue(&pod.key, now),
+            _ => self.put(&pod.key, Place::Unschedulable { plugins, since: now }),
         }
     }
 
-    /// Something else went wrong: try again after a pause.
-    pub fn failed(&mut self, key: &Key, now: Instant) {
-        self.requeue(key, now);
+    /// Something else went wrong with the pod that was handed out: try again after a pause.
+    pub fn failed(&mut self, pod: &PodInfo, now: Instant) {
+        if self.is_in_flight(pod) {
+            self.requeue(&pod.key, now);
+        }
+    }
+
+    /// The pod that was handed out is gone, or placed by someone else.
+    pub fn give_up(&mut self, pod: &PodInfo) {
+        if self.is_in_flight(pod) {
+            self.remove(&pod.key);
+        }
     }
 
     /// Something changed: pods that it may help are tried again.
@@ -230,7 +251,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.push(info("a", 0), start);
         let pod = queue.pop(start).unwrap();
-        queue.turned_away(&pod.key, vec!["NodeAffinity"], start);
+        queue.turned_away(&pod, vec!["NodeAffinity"], start);
         queue.happened(Event::PodGone, start);
         assert_eq!(next(&mut queue, start + Duration::from_secs(2)), None);
         queue.happened(Event::NodeChanged, start);
@@ -246,7 +267,42 @@ mod tests {
         queue.push(info("a", 0), start);
         let pod = queue.pop(start).unwrap();
         queue.happened(Event::NodeChanged, start);
-        queue.turned_away(&pod.key, vec!["NodeAffinity"], start);
+        queue.turned_away(&pod, vec!["NodeAffinity"], start);
+        assert_eq!(next(&mut queue, start + FIRST_BACKOFF), Some("a".into()));
+    }
+
+    #[test]
+    fn what_comes_of_an_earlier_pod_of_the_name_does_not_touch_the_next() {
+        type Outcome = fn(&mut Queue, &PodInfo, Instant);
+        let outcomes: [Outcome; 3] = [
+            |queue, pod, now| queue.failed(pod, now),
+            |queue, pod, _| queue.give_up(pod),
+            |queue, pod, now| queue.turned_away(pod, vec!["NodeAffinity"], now),
+        ];
+        for outcome in outcomes {
+            let start = Instant::now();
+            let mut queue = Queue::default();
+            queue.push(info("a", 0), start);
+            let first = queue.pop(start).unwrap();
+            queue.remove(&first.key);
+            let mut next_one = (*first.pod).clone();
+            next_one.metadata.uid = Some("another".into());
+            queue.push(Arc::new(PodInfo::new(Arc::new(next_one))), start);
+            outcome(&mut queue, &first, start);
+            assert_eq!(next(&mut queue, start), Some("a".into()));
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_pod_during_the_decision_is_not_lost() {
+        let start = Instant::now();
+        let mut queue = Queue::default();
+        queue.push(info("a", 0), start);
+        let pod = queue.pop(start).unwrap();
+        let mut tolerant = (*pod.pod).clone();
+        tolerant.spec.get_or_insert_default().tolerations = Some(vec![]);
+        queue.push(Arc::new(PodInfo::new(Arc::new(tolerant))), start);
+        queue.turned_away(&pod, vec!["TaintToleration"], start);
         assert_eq!(next(&mut queue, start + FIRST_BACKOFF), Some("a".into()));
     }
 

@@ -45,13 +45,14 @@ impl Resources {
         out
     }
 
-    /// Adds (`sign` 1) or takes away (`sign` -1).
-    pub fn add(&mut self, other: &Resources, sign: i64) {
-        self.milli_cpu += sign * other.milli_cpu;
-        self.memory += sign * other.memory;
-        self.ephemeral_storage += sign * other.ephemeral_storage;
+    /// Adds; a sum ends at the bound of its type (two containers may ask for 8E each).
+    pub fn add(&mut self, other: &Resources) {
+        self.milli_cpu = self.milli_cpu.saturating_add(other.milli_cpu);
+        self.memory = self.memory.saturating_add(other.memory);
+        self.ephemeral_storage = self.ephemeral_storage.saturating_add(other.ephemeral_storage);
         for (name, amount) in &other.scalar {
-            *self.scalar.entry(name.clone()).or_default() += sign * amount;
+            let mine = self.scalar.entry(name.clone()).or_default();
+            *mine = mine.saturating_add(*amount);
         }
     }
 
@@ -99,25 +100,25 @@ pub fn scoring_requests(pod: &Pod) -> Resources {
 fn total(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
     let mut running = Resources::default();
     for container in &spec.containers {
-        running.add(&of(container), 1);
+        running.add(&of(container));
     }
     let mut sidecars = Resources::default();
     let mut peak = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let own = of(container);
         let mut step = sidecars.clone();
-        step.add(&own, 1);
+        step.add(&own);
         peak.raise_to(&step);
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars = step;
         }
     }
-    running.add(&sidecars, 1);
+    running.add(&sidecars);
     running.raise_to(&peak);
     if let Some(pod_level) = &spec.resources {
         running.override_with(&Resources::of(pod_level.requests.as_ref()));
     }
-    running.add(&Resources::of(spec.overhead.as_ref()), 1);
+    running.add(&Resources::of(spec.overhead.as_ref()));
     running
 }
 

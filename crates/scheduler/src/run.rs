@@ -105,12 +105,24 @@ impl Scheduler {
         let me = self.clone();
         nodes.on_change(move |change| me.node_changed(change));
         let me = self.clone();
-        namespaces.on_change(move |change| {
-            let object = change.object();
-            let name = object.metadata.name.clone().unwrap_or_default();
-            let labels = object.metadata.labels.clone().unwrap_or_default();
-            me.state().snapshot.namespaces.insert(name, labels);
-        });
+        namespaces.on_change(move |change| me.namespace_changed(change));
+    }
+
+    fn namespace_changed(&self, change: &Change<Namespace>) {
+        let object = change.object();
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let mut state = self.state();
+        if matches!(change, Change::Deleted(_)) {
+            state.snapshot.namespaces.remove(&name);
+            return;
+        }
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        if state.snapshot.namespaces.get(&name) != Some(&labels) {
+            state.snapshot.namespaces.insert(name, labels);
+            state.queue.happened(Event::NamespaceChanged, Instant::now());
+            drop(state);
+            self.work.notify_one();
+        }
     }
 
     fn pod_changed(&self, change: &Change<Pod>) {
@@ -119,6 +131,11 @@ impl Scheduler {
         let gone = matches!(change, Change::Deleted(_)) || is_finished(pod);
         let now = Instant::now();
         let mut state = self.state();
+        // One of this name that went unseen counts no more; the new one may be without a node for long.
+        if state.snapshot.placed_pod(&key).is_some_and(|placed| placed.pod.metadata.uid != pod.metadata.uid) {
+            state.snapshot.remove_pod(&key);
+            state.queue.happened(Event::PodGone, now);
+        }
         if gone {
             state.queue.remove(&key);
             state.snapshot.remove_pod(&key);
@@ -131,6 +148,9 @@ impl Scheduler {
             state.queue.happened(Event::PodPlaced, now);
         } else if self.is_ours(pod) {
             state.queue.push(Arc::new(PodInfo::new(pod.clone())), now);
+        } else {
+            // It ends, or is another scheduler's.
+            state.queue.remove(&key);
         }
         drop(state);
         self.work.notify_one();
@@ -243,12 +263,12 @@ impl Scheduler {
     fn binding_failed(&self, pod: &PodInfo, error: &kube::Error) {
         tracing::info!(pod = %pod.key, %error, "binding failed");
         let mut state = self.state();
-        state.snapshot.remove_pod(&pod.key);
+        state.snapshot.forget_assumed(pod);
         if matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409) {
             // Deleted or bound by someone else: the watch tells.
-            state.queue.remove(&pod.key);
+            state.queue.give_up(pod);
         } else {
-            state.queue.failed(&pod.key, Instant::now());
+            state.queue.failed(pod, Instant::now());
         }
         drop(state);
         self.work.notify_one();
@@ -269,7 +289,7 @@ impl Scheduler {
         }
         self.recorder.warning(&*pod.pod, "FailedScheduling", message.clone());
         self.write_condition(pod, &message, nominated.as_deref()).await;
-        self.state().queue.turned_away(&pod.key, misfit.plugins, Instant::now());
+        self.state().queue.turned_away(pod, misfit.plugins, Instant::now());
     }
 
     async fn evict(&self, pod: &PodInfo, plan: preempt::Plan) -> String {

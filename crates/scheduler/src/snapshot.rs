@@ -44,16 +44,19 @@ impl NodeInfo {
 
     /// Puts a pod onto the node.
     pub fn add(&mut self, pod: Arc<PodInfo>) {
-        self.requested.add(&pod.requests, 1);
-        self.scoring_requested.add(&pod.scoring, 1);
+        self.requested.add(&pod.requests);
+        self.scoring_requested.add(&pod.scoring);
         self.pods.insert(pod.key.clone(), pod);
     }
 
-    /// Takes a pod from the node.
+    /// Takes a pod from the node. The sums are made anew: one that has reached its bound does not know what to give back.
     pub fn remove(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
         let pod = self.pods.remove(key)?;
-        self.requested.add(&pod.requests, -1);
-        self.scoring_requested.add(&pod.scoring, -1);
+        (self.requested, self.scoring_requested) = (Resources::default(), Resources::default());
+        for other in self.pods.values() {
+            self.requested.add(&other.requests);
+            self.scoring_requested.add(&other.scoring);
+        }
         Some(pod)
     }
 
@@ -124,6 +127,20 @@ impl Snapshot {
         info.add(pod);
     }
 
+    /// The pod that counts under this key.
+    pub fn placed_pod(&self, key: &Key) -> Option<&Arc<PodInfo>> {
+        self.nodes.get(self.placed.get(key)?)?.pods.get(key)
+    }
+
+    /// An assumed pod was not bound. What the watch has brought under its name meanwhile stays: another pod, or this one bound by
+    /// someone else (or by us, where only the answer was lost).
+    pub fn forget_assumed(&mut self, pod: &PodInfo) {
+        let is_assumed = |placed: &Arc<PodInfo>| placed.is_same(pod) && node_of(&placed.pod).is_none();
+        if self.placed_pod(&pod.key).is_some_and(is_assumed) {
+            self.remove_pod(&pod.key);
+        }
+    }
+
     /// A pod went.
     pub fn remove_pod(&mut self, key: &Key) {
         let Some(node) = self.placed.remove(key) else { return };
@@ -176,6 +193,43 @@ pub(crate) mod tests {
         assert_eq!(snapshot.node("n").unwrap().requested.milli_cpu, 500);
         snapshot.remove_pod(&Key::new("default", "a"));
         assert_eq!(snapshot.node("n").unwrap().requested.milli_cpu, 0);
+    }
+
+    #[test]
+    fn only_what_was_assumed_is_forgotten_when_a_binding_fails() {
+        let assumed = PodInfo::new(pod("a", cpu("1")));
+        let bound = |uid: &str| {
+            let mut spec = cpu("1");
+            spec["nodeName"] = json!("n");
+            let mut object = (*pod("a", spec)).clone();
+            object.metadata.uid = Some(uid.into());
+            Arc::new(object)
+        };
+        for (told, left) in [(None, 0), (Some(bound("a")), 1000), (Some(bound("other")), 1000)] {
+            let mut snapshot = Snapshot::default();
+            snapshot.set_node(node("n", "2"));
+            snapshot.place(Arc::new(PodInfo::new(assumed.pod.clone())), "n");
+            told.iter().for_each(|pod| snapshot.set_pod(pod));
+            snapshot.forget_assumed(&assumed);
+            assert_eq!(snapshot.node("n").unwrap().requested.milli_cpu, left, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn amounts_beyond_all_bounds_leave_the_sums_right() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(node("n", "2"));
+        let with = |memory: &str| {
+            json!({ "nodeName": "n", "containers": [{ "name": "c", "resources": { "requests": { "memory": memory } } },
+                                                  { "name": "d", "resources": { "requests": { "memory": memory } } }] })
+        };
+        for (name, memory) in [("small", "1Gi"), ("huge", "8E"), ("huger", "8E")] {
+            snapshot.set_pod(&pod(name, with(memory)));
+        }
+        assert_eq!(snapshot.node("n").unwrap().requested.memory, i64::MAX);
+        snapshot.remove_pod(&Key::new("default", "huge"));
+        snapshot.remove_pod(&Key::new("default", "huger"));
+        assert_eq!(snapshot.node("n").unwrap().requested.memory, 2 << 30);
     }
 
     #[test]

@@ -111,7 +111,8 @@ pub const PLUGINS: &[Plugin] = &[
         name: "InterPodAffinity",
         filter: Some(affinity::filter),
         score: Some(Score { weight: 2, raw: affinity::score, normalize: Normalize::ByRange }),
-        helped_by: NODE_AND_PODS,
+        // Its terms may choose namespaces by label.
+        helped_by: &[Event::NodeChanged, Event::PodGone, Event::PodPlaced, Event::NamespaceChanged],
     },
     Plugin {
         name: "NodeResourcesBalancedAllocation",

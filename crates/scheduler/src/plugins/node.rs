@@ -97,7 +97,7 @@ pub fn ports(cx: &Cycle<'_>, node: &NodeInfo) -> Verdict {
 pub fn score_images(cx: &Cycle<'_>, node: &NodeInfo) -> i64 {
     let Some(spec) = cx.pod.spec() else { return 0 };
     let images = spec.containers.iter().filter_map(|c| c.image.as_deref());
-    let present: i64 = images.map(|image| spread_size(cx, node, image)).sum();
+    let present = images.map(|image| spread_size(cx, node, image)).fold(0, i64::saturating_add);
     let most = LARGE_IMAGE * spec.containers.len().max(1) as i64;
     MAX_SCORE * (present.clamp(SMALL_IMAGE, most) - SMALL_IMAGE) / (most - SMALL_IMAGE)
 }
@@ -109,5 +109,5 @@ fn spread_size(cx: &Cycle<'_>, node: &NodeInfo, image: &str) -> i64 {
         all += 1;
         having += i64::from(other.images.contains_key(image));
     }
-    size * having / all.max(1)
+    size.saturating_mul(having) / all.max(1)
 }

@@ -12,15 +12,19 @@ pub fn fit(cx: &Cycle<'_>, node: &NodeInfo) -> Verdict {
         short.push("Too many pods".into());
     }
     let amounts = [
-        ("cpu", wanted.milli_cpu, free.milli_cpu - used.milli_cpu),
-        ("memory", wanted.memory, free.memory - used.memory),
-        ("ephemeral-storage", wanted.ephemeral_storage, free.ephemeral_storage - used.ephemeral_storage),
+        ("cpu", wanted.milli_cpu, free.milli_cpu.saturating_sub(used.milli_cpu)),
+        ("memory", wanted.memory, free.memory.saturating_sub(used.memory)),
+        (
+            "ephemeral-storage",
+            wanted.ephemeral_storage,
+            free.ephemeral_storage.saturating_sub(used.ephemeral_storage),
+        ),
     ];
     short.extend(
         amounts.iter().filter(|(_, want, left)| *want > 0 && want > left).map(|(n, ..)| insufficient(n)),
     );
     for (name, want) in &wanted.scalar {
-        let left = free.scalar.get(name).unwrap_or(&0) - used.scalar.get(name).unwrap_or(&0);
+        let left = free.scalar.get(name).unwrap_or(&0).saturating_sub(*used.scalar.get(name).unwrap_or(&0));
         if *want > 0 && *want > left {
             short.push(insufficient(name));
         }
@@ -45,13 +49,17 @@ fn exceeds_an_empty_node(cx: &Cycle<'_>, node: &NodeInfo) -> bool {
 
 fn after(cx: &Cycle<'_>, node: &NodeInfo) -> [(i64, i64); 2] {
     let (used, pod, all) = (&node.scoring_requested, &cx.pod.scoring, &node.allocatable);
-    [(used.milli_cpu + pod.milli_cpu, all.milli_cpu), (used.memory + pod.memory, all.memory)]
+    [
+        (used.milli_cpu.saturating_add(pod.milli_cpu), all.milli_cpu),
+        (used.memory.saturating_add(pod.memory), all.memory),
+    ]
 }
 
 /// The mean share of CPU and memory that stays free with the pod on the node.
 pub fn least_allocated(cx: &Cycle<'_>, node: &NodeInfo) -> i64 {
-    let share =
-        |(used, all): &(i64, i64)| if *all <= 0 || used > all { 0 } else { (all - used) * MAX_SCORE / all };
+    let share = |(used, all): &(i64, i64)| {
+        if *all <= 0 || used > all { 0 } else { (all - used).saturating_mul(MAX_SCORE) / all }
+    };
     let shares = after(cx, node);
     shares.iter().map(share).sum::<i64>() / shares.len() as i64
 }
