@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
 
 use crate::cycle::{Cycle, Misfit};
 use crate::pod::PodInfo;
@@ -37,15 +38,39 @@ pub fn plan(
     if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
+    if is_room_being_made(pod, snapshot, misfit) {
+        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+    }
     let limit = MIN_CANDIDATES.max(misfit.nodes / 10);
+    // Pods are taken away from it and put back, node by node.
+    let mut scratch = snapshot.clone();
     let candidates: Vec<Candidate> = misfit
         .preemptible
         .iter()
-        .filter_map(|node| candidate(pod, snapshot, node, budgets))
+        .filter_map(|node| candidate(pod, &mut scratch, node, budgets))
         .take(limit)
         .collect();
     let best = candidates.into_iter().min_by_key(cost);
     best.map(|c| c.plan).ok_or_else(|| no_candidate(misfit))
+}
+
+/// Are those that were evicted for this pod still on their way out? Then nobody else has to go for it.
+fn is_room_being_made(pod: &PodInfo, snapshot: &Snapshot, misfit: &Misfit) -> bool {
+    let nominated = pod.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_ref());
+    let Some(node) = nominated.filter(|name| misfit.preemptible.contains(name)) else { return false };
+    let pods = snapshot.node(node).into_iter().flat_map(|node| node.pods.values());
+    pods.into_iter().any(|other| other.priority < pod.priority && is_evicted(other))
+}
+
+/// Is it going because of us?
+fn is_evicted(pod: &PodInfo) -> bool {
+    let conditions = pod.pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    pod.is_terminating()
+        && conditions.into_iter().any(|c| {
+            c.type_ == "DisruptionTarget"
+                && c.status == "True"
+                && c.reason.as_deref() == Some("PreemptionByScheduler")
+        })
 }
 
 fn no_candidate(misfit: &Misfit) -> String {
@@ -72,48 +97,79 @@ fn cost(candidate: &Candidate) -> (usize, i32, i64, usize, String) {
 
 fn candidate(
     pod: &PodInfo,
-    snapshot: &Snapshot,
+    scratch: &mut Snapshot,
     node: &str,
     budgets: &[Arc<PodDisruptionBudget>],
 ) -> Option<Candidate> {
-    let mut lower: Vec<Arc<PodInfo>> =
-        snapshot.node(node)?.pods.values().filter(|other| other.priority < pod.priority).cloned().collect();
+    let all = scratch.node(node)?.pods.values();
+    let mut lower: Vec<Arc<PodInfo>> = all.filter(|other| other.priority < pod.priority).cloned().collect();
     if lower.is_empty() {
         return None;
     }
-    let mut without = snapshot.clone();
-    for victim in &lower {
-        without.remove_pod(&victim.key);
-    }
-    if !fits(pod, &without, node) {
-        return None;
-    }
-    // The most important pods, and those that a budget protects, get their place back first.
-    lower.sort_by_key(|p| (Reverse(is_protected(p, budgets)), Reverse(p.priority), p.key.clone()));
-    let mut victims = Vec::new();
-    for spared in lower {
-        without.place(spared.clone(), node);
-        if !fits(pod, &without, node) {
-            without.remove_pod(&spared.key);
+    // Those that have been there longer are worth more.
+    lower.sort_by_key(|p| (Reverse(p.priority), started(p), p.key.clone()));
+    lower.iter().for_each(|victim| scratch.remove_pod(&victim.key));
+    let found = fits(pod, scratch, node).then(|| spare(pod, scratch, node, by_budgets(&lower, budgets)));
+    lower.into_iter().for_each(|victim| scratch.place(victim, node));
+    let (victims, broken_budgets) = found?;
+    Some(Candidate { plan: Plan { node: node.to_owned(), victims }, broken_budgets })
+}
+
+/// Gives as many as fit their place back, the first ones first. Who has to go, and for how many of them that breaks a budget.
+fn spare(
+    pod: &PodInfo,
+    scratch: &mut Snapshot,
+    node: &str,
+    lower: Vec<(Arc<PodInfo>, bool)>,
+) -> (Vec<Arc<PodInfo>>, usize) {
+    let (mut victims, mut broken) = (Vec::new(), 0);
+    for (spared, breaks) in lower {
+        scratch.place(spared.clone(), node);
+        if !fits(pod, scratch, node) {
+            scratch.remove_pod(&spared.key);
+            broken += usize::from(breaks);
             victims.push(spared);
         }
     }
-    let broken_budgets = victims.iter().filter(|v| is_protected(v, budgets)).count();
-    Some(Candidate { plan: Plan { node: node.to_owned(), victims }, broken_budgets })
+    (victims, broken)
+}
+
+fn started(pod: &PodInfo) -> Timestamp {
+    let at = pod.pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    at.map_or(Timestamp::MAX, |at| at.0)
 }
 
 fn fits(pod: &PodInfo, snapshot: &Snapshot, node: &str) -> bool {
     snapshot.node(node).is_some_and(|info| Cycle::new(pod, snapshot).filter(info).is_ok())
 }
 
-fn is_protected(pod: &PodInfo, budgets: &[Arc<PodDisruptionBudget>]) -> bool {
-    budgets.iter().any(|budget| {
-        let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
-        let allowed = budget.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or_default();
-        budget.metadata.namespace.as_deref() == Some(&pod.key.namespace)
-            && allowed <= 0
-            && label_selector_matches(selector, pod.pod.metadata.labels.as_ref())
-    })
+/// The pods with whether a budget breaks when they go (each takes one of what the budget allows), those first that break one.
+fn by_budgets(pods: &[Arc<PodInfo>], budgets: &[Arc<PodDisruptionBudget>]) -> Vec<(Arc<PodInfo>, bool)> {
+    let allowed = |b: &Arc<PodDisruptionBudget>| {
+        b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or_default()
+    };
+    let mut left: Vec<i32> = budgets.iter().map(allowed).collect();
+    let mut judged = Vec::with_capacity(pods.len());
+    for pod in pods {
+        let mut breaks = false;
+        let own = budgets.iter().zip(&mut left).filter(|(budget, _)| protects(budget, pod));
+        for (_, left) in own {
+            breaks |= *left <= 0;
+            *left = left.saturating_sub(1);
+        }
+        judged.push((pod.clone(), breaks));
+    }
+    judged.sort_by_key(|(_, breaks)| !breaks);
+    judged
+}
+
+/// A pod whose eviction is counted already takes nothing more.
+fn protects(budget: &PodDisruptionBudget, pod: &PodInfo) -> bool {
+    let selector = budget.spec.as_ref().and_then(|s| s.selector.as_ref());
+    let counted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
+    budget.metadata.namespace.as_deref() == Some(&pod.key.namespace)
+        && counted.is_none_or(|pods| !pods.contains_key(&pod.key.name))
+        && label_selector_matches(selector, pod.pod.metadata.labels.as_ref())
 }
 
 #[cfg(test)]
@@ -152,6 +208,49 @@ mod tests {
             run(&snapshot, with(cpu("9"), 10, None)),
             Err("0/1 nodes are available: 1 Preemption is not helpful for scheduling.".into())
         );
+    }
+
+    #[test]
+    fn a_budget_allows_so_many_and_the_next_breaks_it() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(node("a", "2"));
+        snapshot.set_node(node("b", "2"));
+        for (name, on) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b")] {
+            let mut object = (*pod(name, with(cpu("1"), 1, Some(on)))).clone();
+            let labels = object.metadata.labels.get_or_insert_default();
+            labels.insert("guarded".into(), (on == "a").to_string());
+            snapshot.set_pod(&Arc::new(object));
+        }
+        let budget: PodDisruptionBudget = serde_json::from_value(json!({
+            "metadata": { "name": "one", "namespace": "default" },
+            "spec": { "selector": { "matchLabels": { "guarded": "true" } } },
+            "status": { "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2 } }))
+        .unwrap();
+        let info = PodInfo::new(pod("new", with(cpu("2"), 10, None)));
+        let misfit = Cycle::new(&info, &snapshot).decide(|_| 0).unwrap_err();
+        let plan = plan(&info, &snapshot, &misfit, &[Arc::new(budget)]).unwrap();
+        assert_eq!(plan.node, "b");
+    }
+
+    #[test]
+    fn nobody_else_goes_while_those_evicted_for_the_pod_are_going() {
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(node("a", "1"));
+        snapshot.set_node(node("b", "1"));
+        let mut going = serde_json::to_value(&*pod("going", with(cpu("1"), 5, Some("b")))).unwrap();
+        going["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+        going["status"] = json!({ "conditions": [{ "type": "DisruptionTarget", "status": "True",
+                                                  "reason": "PreemptionByScheduler" }] });
+        snapshot.set_pod(&Arc::new(serde_json::from_value(going).unwrap()));
+        snapshot.set_pod(&pod("cheaper", with(cpu("1"), 1, Some("a"))));
+        for (nominated, outcome) in [(Some("b"), None), (None, Some("a")), (Some("gone"), Some("a"))] {
+            let mut new = serde_json::to_value(&*pod("new", with(cpu("1"), 10, None))).unwrap();
+            new["status"] = json!({ "nominatedNodeName": nominated });
+            let info = PodInfo::new(Arc::new(serde_json::from_value(new).unwrap()));
+            let misfit = Cycle::new(&info, &snapshot).decide(|_| 0).unwrap_err();
+            let found = plan(&info, &snapshot, &misfit, &[]).ok().map(|plan| plan.node);
+            assert_eq!(found.as_deref(), outcome, "{nominated:?}");
+        }
     }
 
     #[test]
