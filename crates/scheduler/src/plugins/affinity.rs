@@ -63,17 +63,13 @@ fn state<'c>(cx: &'c Cycle<'_>) -> &'c AffinityState {
 impl AffinityState {
     fn note_hard_rules(&mut self, cx: &Cycle<'_>, other: &PodInfo, node: &NodeInfo) {
         let pod = cx.pod;
-        for (terms, places) in
-            [(pod.required_affinity(), &mut self.near), (pod.required_anti_affinity(), &mut self.far)]
-        {
-            for (term, places) in terms.iter().zip(places) {
-                if let Some(value) = node.label(&term.topology_key)
-                    && applies(cx.snapshot, pod, term, other)
-                {
-                    places.insert(value.to_owned());
-                }
-            }
+        let fits = |term: &PodAffinityTerm| applies(cx.snapshot, pod, term, other);
+        // Near is only who is meant by all terms (upstream's rule); to keep away from, who is meant by one.
+        let near = pod.required_affinity();
+        if near.iter().all(fits) {
+            note_places(near, &mut self.near, node, |_| true);
         }
+        note_places(pod.required_anti_affinity(), &mut self.far, node, fits);
         for term in other.required_anti_affinity() {
             if let Some(place) = place(node, &term.topology_key)
                 && applies(cx.snapshot, other, term, pod)
@@ -95,6 +91,17 @@ impl AffinityState {
                 *self.weights.entry(place).or_default() += weight;
             }
         }
+    }
+}
+
+fn note_places(
+    terms: &[PodAffinityTerm],
+    places: &mut [HashSet<String>],
+    node: &NodeInfo,
+    fits: impl Fn(&PodAffinityTerm) -> bool,
+) {
+    for (term, places) in terms.iter().zip(places).filter(|(term, _)| fits(term)) {
+        places.extend(node.label(&term.topology_key).map(str::to_owned));
     }
 }
 
@@ -129,4 +136,37 @@ pub fn filter(cx: &Cycle<'_>, node: &NodeInfo) -> Verdict {
 pub fn score(cx: &Cycle<'_>, node: &NodeInfo) -> i64 {
     let holding = state(cx).weights.iter().filter(|((key, value), _)| node.label(key) == Some(value));
     holding.map(|(_, weight)| weight).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::{node, pod};
+    use serde_json::json;
+
+    #[test]
+    fn near_is_a_pod_that_all_terms_mean() {
+        let term = |key: &str| {
+            json!({ "labelSelector": { "matchExpressions": [{ "key": key, "operator": "Exists" }] },
+                                      "topologyKey": "kubernetes.io/hostname" })
+        };
+        let affinity = json!({ "podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [term("app"), term("tier")] } });
+        let new = PodInfo::new(pod("new", json!({ "affinity": affinity })));
+        for (tiers, fits) in [(&["one"][..], false), (&["one", "both"][..], true)] {
+            let mut snapshot = Snapshot::default();
+            snapshot.set_node(node("n", "2"));
+            for name in tiers {
+                let mut other = (*pod(name, json!({ "nodeName": "n" }))).clone();
+                let labels = other.metadata.labels.get_or_insert_default();
+                if *name == "one" {
+                    labels.clear();
+                }
+                labels.insert("tier".into(), "t".into());
+                snapshot.set_pod(&std::sync::Arc::new(other));
+            }
+            let verdict = filter(&Cycle::new(&new, &snapshot), snapshot.node("n").unwrap());
+            assert_eq!(verdict == Verdict::Fits, fits, "{tiers:?}");
+        }
+    }
 }

@@ -104,8 +104,40 @@ pub fn filter(cx: &Cycle<'_>, node: &NodeInfo) -> Verdict {
     Verdict::Fits
 }
 
-/// The pods of the group that are near already, for the soft constraints.
+/// The pods of the group that are near already, for the soft constraints. A node that lacks a label is in no domain, which is worse
+/// than in the fullest (upstream gives it the score 0).
 pub fn score(cx: &Cycle<'_>, node: &NodeInfo) -> i64 {
-    let soft = state(cx).soft.iter();
-    soft.filter_map(|c| Some(c.pods.get(node.label(&c.key)?).copied().unwrap_or_default())).sum()
+    let soft = &state(cx).soft;
+    let near = |c: &Counted| Some(c.pods.get(node.label(&c.key)?).copied().unwrap_or_default());
+    let fullest = |c: &Counted| c.pods.values().copied().max().unwrap_or_default();
+    soft.iter().map(near).sum::<Option<i64>>().unwrap_or_else(|| soft.iter().map(fullest).sum::<i64>() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshot;
+    use crate::snapshot::tests::{node, pod};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_node_without_the_label_is_the_last_choice_of_a_soft_constraint() {
+        let mut snapshot = Snapshot::default();
+        for (name, zone) in [("in-zone", Some("z")), ("nowhere", None)] {
+            let mut object = (*node(name, "2")).clone();
+            let labels = object.metadata.labels.get_or_insert_default();
+            labels.extend(zone.map(|zone| ("zone".to_owned(), zone.to_owned())));
+            snapshot.set_node(Arc::new(object));
+        }
+        let constraint = json!({ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+                               "labelSelector": { "matchLabels": { "app": "x" } } });
+        let new = PodInfo::new(pod("new", json!({ "topologySpreadConstraints": [constraint] })));
+        for there in [None, Some("a")] {
+            there.iter().for_each(|name| snapshot.set_pod(&pod(name, json!({ "nodeName": "in-zone" }))));
+            let cycle = Cycle::new(&new, &snapshot);
+            let scores = ["in-zone", "nowhere"].map(|name| score(&cycle, snapshot.node(name).unwrap()));
+            assert!(scores[0] < scores[1], "{scores:?} with {there:?}");
+        }
+    }
 }
