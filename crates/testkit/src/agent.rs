@@ -46,6 +46,7 @@ impl Agent {
         let agent = Self { node, machine, name, data_dir, _process: process, _watchdog: watchdog };
         agent.import("testserver");
         eventually(&format!("node {} is Ready", agent.node), || agent.is_ready(cluster).then_some(()));
+        cluster.takes_pods(&agent.node);
         agent
     }
 

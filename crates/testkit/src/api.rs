@@ -2,14 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::kubectl::{Namespace, Running};
-
-/// How long one answer may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::wait::PATIENCE;
 
 /// A `kubectl proxy`, ended with the value.
 pub struct Api {
@@ -34,7 +31,7 @@ impl Api {
     /// Starts a proxy to the cluster of this namespace.
     pub fn of(ns: &Namespace<'_>) -> Self {
         let mut proxy = ns.spawn(&["proxy", "--port=0"]);
-        let line = proxy.lines().recv_timeout(TIMEOUT).expect("kubectl proxy says where it listens");
+        let line = proxy.lines().recv_timeout(PATIENCE).expect("kubectl proxy says where it listens");
         let address = line.rsplit(' ').next().expect("the last word").to_owned();
         Self { address, _proxy: proxy }
     }
@@ -52,7 +49,7 @@ impl Api {
         // after that resets the connection before the answer is read.
         let question = [head.as_bytes(), body].concat();
         let mut stream = TcpStream::connect(&self.address).expect("the proxy listens");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         stream.write_all(&question).expect("the proxy reads");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("the proxy answers");

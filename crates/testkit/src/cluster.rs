@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
@@ -21,6 +22,10 @@ pub const NODE: &str = "node-1";
 /// Blocks of 10.0.0.0/8 that test clusters choose from, far from the defaults (10.96 and 10.244).
 const PODS: std::ops::Range<u32> = 128..228;
 const SERVICES: std::ops::Range<u32> = 20..90;
+/// Ports that tests choose from.
+const PORTS: std::ops::Range<u32> = 14_000..30_000;
+/// How many of them a test program commonly takes.
+const PORTS_EACH: u32 = 41;
 
 /// What differs from one test cluster to another.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +119,15 @@ impl Cluster {
         // Pods cannot be made before the default service account is there.
         eventually("the default service account", || {
             self.kubectl(&["get", "serviceaccount", "default", "-n", "default"]).success().then_some(())
+        });
+        self.takes_pods(NODE);
+    }
+
+    /// Waits until the scheduler may choose the node: who takes the taint away does it after the node is Ready.
+    pub(crate) fn takes_pods(&self, node: &str) {
+        eventually(&format!("{node} without the taint of one that is not ready"), || {
+            let taints = self.kubectl(&["get", "node", node, "-o", "jsonpath={.spec.taints[*].key}"]);
+            (taints.success() && !taints.stdout.contains("node.kubernetes.io/not-ready")).then_some(())
         });
     }
 
@@ -231,10 +245,15 @@ fn is_gone(pid: i32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
-/// A port that nothing listens on at this moment.
+/// A port that nothing listens on at this moment, and that nobody gets by chance: it lies below those that the kernel gives out and
+/// below node ports, and another test program begins elsewhere.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let size = PORTS.end - PORTS.start;
+    let begin = std::process::id().wrapping_mul(PORTS_EACH);
+    let candidates = (0..size).map(|_| begin.wrapping_add(NUMBER.fetch_add(1, Ordering::Relaxed)) % size);
+    let mut ports = candidates.filter_map(|step| u16::try_from(PORTS.start + step).ok());
+    ports.find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok()).expect("one of many ports is free")
 }
 
 /// Two /16 blocks that no route of this host leads to, chosen by `seed`: pods, services.

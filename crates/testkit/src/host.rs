@@ -89,8 +89,13 @@ fn processes() -> Vec<String> {
                 program.rsplit('/').next() == Some(name) || program.starts_with(&format!("{name}:"))
             })
         });
-        if ours {
-            found.push(format!("process {line} {}", cgroup_of(&entry.path())));
+        if !ours {
+            continue;
+        }
+        let cgroup = cgroup_of(&entry.path());
+        // Who ended in between has lost its cgroup, and does not count.
+        if fs::read(entry.path().join("cmdline")).is_ok_and(|words| !words.is_empty()) {
+            found.push(format!("process {line} {cgroup}"));
         }
     }
     found

@@ -119,7 +119,8 @@ impl<'a> Namespace<'a> {
     pub(crate) fn create(cluster: &'a Cluster, name: &str) -> Self {
         cluster.kubectl(&["create", "namespace", name]).ok();
         let namespace = Self { cluster, name: name.to_owned() };
-        namespace.kubectl(&["wait", "--for=create", "serviceaccount/default", "--timeout=60s"]).ok();
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        namespace.kubectl(&["wait", "--for=create", "serviceaccount/default", &timeout]).ok();
         namespace
     }
 
@@ -200,7 +201,7 @@ impl<'a> Namespace<'a> {
         mut done: impl FnMut(&Objects) -> bool,
     ) -> Result<Objects, Objects> {
         let deadline = Instant::now() + patience;
-        let mut objects = self.list(words);
+        let mut objects = self.list(words).unwrap_or_default();
         while !done(&objects) {
             let mut all = vec!["get"];
             all.extend(words);
@@ -215,12 +216,12 @@ impl<'a> Namespace<'a> {
                 match events.recv_timeout(left.min(SILENCE)) {
                     Ok(event) => {
                         if !std::mem::replace(&mut listed, true) {
-                            objects = self.list(words);
+                            objects = self.list(words).unwrap_or(objects);
                         }
                         take(&mut objects, &event);
                     }
                     Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(objects),
-                    Err(RecvTimeoutError::Timeout) => objects = self.list(words),
+                    Err(RecvTimeoutError::Timeout) => objects = self.list(words).unwrap_or(objects),
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
                 if done(&objects) {
@@ -230,23 +231,27 @@ impl<'a> Namespace<'a> {
             if Instant::now() >= deadline {
                 return Err(objects);
             }
-            objects = self.list(words);
+            objects = self.list(words).unwrap_or(objects);
         }
         Ok(objects)
     }
 
-    fn list(&self, words: &[&str]) -> Objects {
+    /// `None` where nobody answers: that is not the same as nothing.
+    fn list(&self, words: &[&str]) -> Option<Objects> {
         let mut all = vec!["get"];
         all.extend(words);
         all.extend(["-o", "json"]);
         let list = self.kubectl(&all);
-        let list = if list.success() { list.json() } else { Value::Null };
+        if !list.success() {
+            return list.stderr.contains("(NotFound)").then(Objects::new);
+        }
+        let list = list.json();
         let items = match &list["items"] {
             Value::Array(items) => items.clone(),
             _ if list["kind"].is_string() => vec![list],
             _ => Vec::new(),
         };
-        items.into_iter().map(|item| (name(&item), item)).collect()
+        Some(items.into_iter().map(|item| (name(&item), item)).collect())
     }
 }
 
@@ -271,8 +276,11 @@ fn take(objects: &mut Objects, event: &Value) {
         Some(known) => {
             version(known) >= version(object) && known["metadata"]["uid"] == object["metadata"]["uid"]
         }
-        // Ending, and not in the newer list: gone.
-        None => object["metadata"]["deletionTimestamp"].is_string(),
+        // Not in the newer list, and ending or older than something in it: gone. What is new is newer than all.
+        None => {
+            object["metadata"]["deletionTimestamp"].is_string()
+                || objects.values().any(|known| version(known) > version(object))
+        }
     };
     if is_old || !object["metadata"]["name"].is_string() {
         return;

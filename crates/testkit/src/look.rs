@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long an HTTP server may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may take to let somebody in: who is not there says nothing.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long one that is there may take for an answer: longer than a busy machine forgets a process.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// `status.phase`
 pub fn phase(pod: &Value) -> &str {
@@ -42,8 +44,8 @@ pub fn restarts(pod: &Value) -> u64 {
 /// The body that a server answers with, whatever its status; `None` when there is no answer.
 pub fn http_get(address: &str, path: &str) -> Option<String> {
     let socket = address.to_socket_addrs().ok()?.next()?;
-    let mut stream = TcpStream::connect_timeout(&socket, TIMEOUT).ok()?;
-    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&socket, CONNECT).ok()?;
+    stream.set_read_timeout(Some(ANSWER)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;

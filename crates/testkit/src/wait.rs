@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long anything may take before its test fails. Only failures ever use it up: debug builds on small machines are slow.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks at something that cannot be watched.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 

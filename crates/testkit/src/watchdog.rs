@@ -13,7 +13,7 @@ use crate::machines::Machine;
 /// Lock first (the one before may still be busy), say so, wait for the end of stdin, take down.
 const SCRIPT: &str = r#"
 exec 9>"$LOCK"
-flock --timeout 120 9
+flock --timeout 600 9
 echo locked
 exec >/dev/null
 cat
