@@ -81,25 +81,22 @@ fn containers_of_a_pod_share_everything_and_pods_have_addresses() {
     let [nginx, two] = ["nginx-pod", "two-containers"]
         .map(|pod| ns.get(&format!("pod/{pod}"))["status"]["podIP"].as_str().unwrap().to_owned());
     assert_ne!(nginx, two);
-    assert!(http_get(&format!("{nginx}:80"), "/").unwrap().contains("Welcome to nginx!"), "from the node");
-    let asked = ns.kubectl(&[
-        "exec",
-        "two-containers",
-        "-c",
-        "client",
-        "--",
-        "wget",
-        "-qO-",
-        &format!("http://{nginx}/"),
-    ]);
-    asked.says("Welcome to nginx!").ok();
+    // Without a probe, ready means that it was started: it listens a moment later.
+    let page = eventually("from the node", || http_get(&format!("{nginx}:80"), "/"));
+    assert!(page.contains("Welcome to nginx!"), "{page}");
+    let url = format!("http://{nginx}/");
+    ns.kubectl(&["exec", "two-containers", "-c", "client", "--", "wget", "-qO-", &url])
+        .says("Welcome to nginx!")
+        .ok();
     eventually("the client reaches the server on localhost", || {
         ns.kubectl(&["logs", "two-containers", "-c", "client"])
             .stdout
             .contains("two-containers")
             .then_some(())
     });
-    ns.kubectl(&["logs", "nginx-pod"]).says("GET / HTTP/1.1").ok();
+    eventually("the log of the server", || {
+        ns.kubectl(&["logs", "nginx-pod"]).stdout.contains("GET / HTTP/1.1").then_some(())
+    });
 }
 
 #[test]
@@ -129,14 +126,14 @@ fn replica_sets_choose_by_sets() {
 fn deployments_update_step_by_step() {
     let ns = cluster().namespace("deploy");
     ns.kubectl(&["apply", "-f", &example("deployment.yaml")]).says("deployment.apps/web created").ok();
-    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"])
+    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"])
         .says("successfully rolled out")
         .ok();
     let row = ns.kubectl(&["get", "deployment"]);
     assert_eq!(row.rows()[0], ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]);
     assert_eq!(row.rows()[1][..4], ["web", "3/3", "3", "3"]);
     ns.kubectl(&["set", "image", "deployment/web", "web=corten.local/testserver:2"]).ok();
-    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"])
+    ns.kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"])
         .says("successfully rolled out")
         .ok();
     let images = ns.kubectl(&[
@@ -151,15 +148,16 @@ fn deployments_update_step_by_step() {
 
 #[test]
 fn namespaces_are_there_and_can_be_made() {
-    let names = cluster().kubectl(&["get", "namespaces", "-o", "name"]);
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        assert!(names.ok().contains(&format!("namespace/{name}\n")), "{names}");
-    }
+    eventually("those of every cluster", || {
+        let names = cluster().kubectl(&["get", "namespaces", "-o", "name"]).ok().to_owned();
+        let all = ["default", "kube-system", "kube-public", "kube-node-lease"];
+        all.iter().all(|name| names.contains(&format!("namespace/{name}\n"))).then_some(())
+    });
     let ns = cluster().namespace("own");
     ns.kubectl(&["create", "configmap", "x", "--from-literal=a=b"]).ok();
     ns.kubectl(&["run", "p", "--image=nginx:1.22"]).ok();
     ns.wait("pod/p", "condition=Ready");
-    cluster().kubectl(&["delete", "namespace", "own", "--timeout=90s"]).ok();
+    cluster().kubectl(&["delete", "namespace", "own", "--timeout=180s"]).ok();
     ns.kubectl(&["get", "pod", "p"]).says("NotFound").err();
     cluster().kubectl(&["get", "namespace", "own"]).says("NotFound").err();
     cluster().kubectl(&["delete", "namespace", "default"]).says("Forbidden").err();
@@ -210,7 +208,8 @@ fn the_other_examples_work() {
             && pods.get("probes").is_some_and(is_ready)
             && killed.is_some_and(|reason| reason == "OOMKilled")
     });
-    ns.kubectl(&["rollout", "status", "daemonset/watcher", "--timeout=60s"]).ok();
+    ns.kubectl(&["rollout", "status", "daemonset/watcher", "--timeout=180s"]).ok();
+    // The last word that it says.
     eventually("the volumes are told", || {
         ns.kubectl(&["logs", "volumes"]).stdout.contains("Hello from a ConfigMap").then_some(())
     });

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use corten_testkit::{Cluster, HostState, Options, corten, http_get, root};
+use corten_testkit::{Cluster, HostState, Options, corten, eventually, http_get, root};
 use nix::sys::signal::Signal;
 
 /// Pods that use everything a cluster puts on its host: host ports, volumes, limits.
@@ -18,8 +18,8 @@ fn fill(cluster: &Cluster) {
     for example in ["nginx-pod.yaml", "mysql-rc.yaml", "deployment.yaml"] {
         cluster.kubectl(&["create", "-f", root().join("examples").join(example).to_str().unwrap()]).ok();
     }
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "pod/nginx-pod", "--timeout=90s"]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).ok();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "pod/nginx-pod", "--timeout=180s"]).ok();
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"]).ok();
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_host_is_as_before() {
 
     // It comes back with what it knew, and goes again, this time by force.
     cluster.up();
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=90s"]).ok();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=180s"]).ok();
     cluster.end(Signal::SIGKILL);
     cluster.down(&["--purge"]).ok();
     assert_eq!(HostState::look().since(&before, cluster.name()), Vec::<String>::new());
@@ -54,7 +54,7 @@ fn clusters_live_side_by_side() {
         cluster.kubectl(&["run", "p", "--image=corten.local/testserver:1"]).ok();
     }
     let address = |cluster: &Cluster| {
-        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=90s"]).ok();
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=180s"]).ok();
         cluster.kubectl(&["get", "pod", "p", "-o", "jsonpath={.status.podIP}:8080"]).ok().to_owned()
     };
     let (first, second) = (address(&one), address(&two));
@@ -62,7 +62,8 @@ fn clusters_live_side_by_side() {
     one.down(&["--purge"]).ok();
     // Without the cluster's route, who knows who answers under that address.
     assert_ne!(http_get(&first, "/hostname").as_deref(), Some("p\n"));
-    assert_eq!(http_get(&second, "/hostname").unwrap(), "p\n", "the other one does not notice");
+    let said = eventually("the other one does not notice", || http_get(&second, "/hostname"));
+    assert_eq!(said, "p\n");
     two.kubectl(&["exec", "p", "--", "true"]).ok();
     two.down(&["--purge"]).ok();
 }

@@ -20,9 +20,9 @@ const PODS: usize = 20;
 const FULL: usize = 110;
 /// How long kubectl may say something that is no longer true after the node is Ready again. The aim is 2 s; machines that
 /// run other tests at the same time are slower, and nothing but a failure uses this up.
-const TRUTH: Duration = Duration::from_secs(30);
+const TRUTH: Duration = Duration::from_secs(180);
 /// How long the node may take with all its pods.
-const ALL: Duration = Duration::from_secs(300);
+const ALL: Duration = Duration::from_secs(600);
 
 /// The tests that start many pods wait for one another: they measure the node, not the machine.
 fn heavy() -> MutexGuard<'static, ()> {
@@ -139,9 +139,10 @@ fn a_crash_and_a_restart_lose_nothing() {
         assert_eq!(last["containerID"], identity(&before[victim])[3], "{last}");
 
         // A pod that is deleted right after the restart goes, and another comes.
-        let goes = [&format!("pod/{deleted}"), "--timeout=60s"];
+        let goes = [&format!("pod/{deleted}"), "--timeout=180s"];
         ns.kubectl(&["delete", goes[0], goes[1]]).ok();
-        assert!(processes_of(identity(&before[deleted])[3].as_str().unwrap()).is_empty());
+        let ended = identity(&before[deleted])[3].as_str().unwrap().to_owned();
+        eventually("its processes are gone", || processes_of(&ended).is_empty().then_some(()));
         let after = ns.watch(&["pods"], "as many as before", |pods| all_ready(pods, PODS));
         let mut expected = identities(&before);
         let mut found = identities(&after);
@@ -274,7 +275,7 @@ fn a_full_node() {
 }
 
 fn nothing_left(cluster: &Cluster) {
-    let deadline = Instant::now() + ALL / 3;
+    let deadline = Instant::now() + ALL / 2;
     within(ALL, "nothing is left", || {
         let left = traces(cluster);
         assert!(left.is_empty() || Instant::now() < deadline, "left behind: {left:#?}");
@@ -336,7 +337,13 @@ fn stranger(one: &Cluster, two: &Cluster) {
 
 #[test]
 fn a_node_tells_about_itself() {
-    let node = cluster().kubectl(&["get", "node", NODE, "-o", "json"]).json();
+    // The lease is part of the description, and another test takes it away.
+    let _turn = cluster().alone();
+    // The taint of a node that is not ready goes by another hand, after the condition.
+    let node = eventually("a node without taints", || {
+        let node = cluster().kubectl(&["get", "node", NODE, "-o", "json"]).json();
+        node["spec"]["taints"].is_null().then_some(node)
+    });
     let status = &node["status"];
     let conditions = status["conditions"].as_array().unwrap();
     let told: BTreeMap<_, _> = conditions
@@ -373,26 +380,32 @@ fn a_node_tells_about_itself() {
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
     assert_eq!(node["metadata"]["labels"]["kubernetes.io/os"], "linux");
     assert!(status["nodeInfo"]["kubeletVersion"].as_str().unwrap().starts_with("v1.37."), "{status}");
-    assert!(node["spec"]["taints"].is_null(), "{node}");
     let row = cluster().kubectl(&["get", "node", "-o", "wide", "--no-headers"]);
     assert_eq!(row.rows()[0][..2], [NODE, "Ready"]);
     assert_eq!(row.rows()[0][5], ip);
-    let described = cluster().kubectl(&["describe", "node", NODE]);
-    for part in ["Conditions:", "KubeletReady", "Allocated resources:", "Non-terminated Pods:", "RenewTime:"]
-    {
-        described.says(part).ok();
-    }
+    let parts = ["Conditions:", "KubeletReady", "Allocated resources:", "Non-terminated Pods:", "RenewTime:"];
+    eventually("its description", || {
+        let described = cluster().kubectl(&["describe", "node", NODE]);
+        parts.iter().all(|part| described.ok().contains(part)).then_some(())
+    });
 }
 
 #[test]
 fn its_lease_is_renewed() {
-    let lease = || cluster().kubectl(&["get", "lease", NODE, "-n", "kube-node-lease", "-o", "json"]).json();
-    let first = lease();
+    let _turn = cluster().alone();
+    let lease = || {
+        let output = cluster().kubectl(&["get", "lease", NODE, "-n", "kube-node-lease", "-o", "json"]);
+        output.success().then(|| output.json())
+    };
+    // A kubelet whose node is not there yet names it as the owner later.
+    let first = eventually("a lease of the node", || {
+        lease().filter(|lease| lease["metadata"]["ownerReferences"].is_array())
+    });
     assert_eq!(first["spec"]["holderIdentity"], NODE);
     assert_eq!(first["spec"]["leaseDurationSeconds"], 40);
     assert_eq!(first["metadata"]["ownerReferences"][0]["kind"], "Node");
     let renewed = eventually("the lease is renewed", || {
-        Some(lease()).filter(|lease| lease["spec"]["renewTime"] != first["spec"]["renewTime"])
+        lease().filter(|lease| lease["spec"]["renewTime"] != first["spec"]["renewTime"])
     });
     assert_eq!(renewed["metadata"]["uid"], first["metadata"]["uid"]);
     // Without the lease the node would be lost; a kubelet makes it anew.
@@ -464,8 +477,8 @@ fn a_full_disk_stops_what_needs_room_and_nothing_else() {
     ns.kubectl(&["create", "configmap", "no", &big]).says("no space left").err();
     ns.kubectl(&["exec", "stays", "--", "echo", "still", "there"]).says("still there").ok();
     ns.kubectl(&["get", "pod", "stays"]).says("Running").ok();
-    ns.kubectl(&["delete", "pod", "goes", "--timeout=60s"]).ok();
-    ns.kubectl(&["delete", "pod", "forced", "--grace-period=0", "--force", "--timeout=60s"]).ok();
+    ns.kubectl(&["delete", "pod", "goes", "--timeout=180s"]).ok();
+    ns.kubectl(&["delete", "pod", "forced", "--grace-period=0", "--force", "--timeout=180s"]).ok();
     ns.kubectl(&["exec", "stays", "--", "echo", "still", "there"]).says("still there").ok();
     for name in ["filler", "filler.more"] {
         fs::remove_file(disk.0.path().join(name)).unwrap();
@@ -514,11 +527,13 @@ fn static_pods() {
     assert_eq!(get("{.metadata.ownerReferences[0].kind}").unwrap(), "Node");
     let hash = get("{.metadata.annotations.kubernetes\\.io/config\\.mirror}").unwrap();
     assert!(!hash.is_empty() && hash != first, "the pod's own uid");
-    cluster.kubectl(&["logs", &mirror]).says("first").ok();
+    eventually("the first container speaks", || {
+        cluster.kubectl(&["logs", &mirror]).stdout.contains("first").then_some(())
+    });
     cluster.kubectl(&["exec", &mirror, "--", "echo", "inside"]).says("inside").ok();
     // Deleting the mirror does nothing to the pod.
     let container = get("{.status.containerStatuses[0].containerID}").unwrap();
-    cluster.kubectl(&["delete", "pod", &mirror, "--timeout=60s"]).ok();
+    cluster.kubectl(&["delete", "pod", &mirror, "--timeout=180s"]).ok();
     let second = running(&first);
     assert_eq!(get("{.status.containerStatuses[0].containerID}").unwrap(), container);
     // Changing the file replaces it.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use corten_testkit::{
-    NODE, Namespace, cluster, eventually, free_port, http_get, is_ready, phase, restarts, state,
+    NODE, Namespace, PATIENCE, cluster, eventually, free_port, http_get, is_ready, phase, restarts, state,
     waiting_reason,
 };
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ fn init_containers_run_in_order_and_hold_up_the_rest() {
     let volumes = json!([{"name": "work", "emptyDir": {}}]);
     ns.create_from(&pod("good", main.clone(), json!({"initContainers": init, "volumes": volumes})));
     ns.wait("pod/good", "condition=Ready");
-    assert_eq!(ns.kubectl(&["logs", "good"]).ok(), "one\ntwo\n");
+    logged(&ns, &["good"], "one\ntwo\n");
     let statuses = &ns.get("pod/good")["status"]["initContainerStatuses"];
     assert_eq!(statuses[1]["state"]["terminated"]["reason"], "Completed");
     let failing = json!([step("one", "exit 1")]);
@@ -109,11 +109,25 @@ fn init_containers_run_in_order_and_hold_up_the_rest() {
         with(with(server(&["--port", "9000"]), "name", json!("sidecar")), "restartPolicy", json!("Always"));
     ns.create_from(&pod(
         "side",
-        json!([shell("main", "sleep 1; wget -qO- http://localhost:9000/hostname")]),
+        json!([shell("main", "until wget -qO- http://localhost:9000/hostname; do sleep 0.2; done")]),
         json!({"initContainers": [sidecar], "restartPolicy": "Never"}),
     ));
     until(&ns, "side", "a sidecar does not keep a pod from being done", |p| phase(p) == "Succeeded");
-    assert_eq!(ns.kubectl(&["logs", "side", "-c", "main"]).ok(), "side\n");
+    // Before the other one listens, it may be told so.
+    let log = eventually("its log", || {
+        Some(ns.kubectl(&["logs", "side", "-c", "main"])).filter(|log| log.ok().ends_with("side\n"))
+    });
+    assert_eq!(log.stdout.lines().filter(|line| *line == "side").count(), 1, "{log}");
+}
+
+/// Waits for this log: what a container said is in it a moment later.
+#[track_caller]
+fn logged(ns: &Namespace<'_>, words: &[&str], wanted: &str) {
+    eventually(wanted, || {
+        let mut all = vec!["logs"];
+        all.extend(words);
+        (ns.kubectl(&all).ok() == wanted).then_some(())
+    });
 }
 
 #[test]
@@ -138,12 +152,11 @@ fn containers_of_a_pod_share_network_ipc_and_volumes() {
         ns.kubectl(&["exec", "p", "-c", "b", "--", "cat", "/shared/ipc"]).success().then_some(())
     });
     assert_eq!(b("cat /shared/a"), "from a\n");
-    let said = eventually("the first container listens", || {
+    eventually("the first container listens", || {
         let asked =
             ns.kubectl(&["exec", "p", "-c", "b", "--", "sh", "-c", "echo hello | nc -w 1 localhost 7000"]);
-        asked.success().then_some(asked.stdout)
+        (asked.stdout == "hello\n").then_some(())
     });
-    assert_eq!(said, "hello\n");
     assert_eq!(b("readlink /proc/self/ns/ipc"), b("cat /shared/ipc"));
     assert_eq!(b("hostname"), "p\n");
     assert_eq!(b("cat /etc/hosts | grep -c p$").trim(), "1", "its own name is in /etc/hosts");
@@ -153,13 +166,15 @@ fn containers_of_a_pod_share_network_ipc_and_volumes() {
 
 #[test]
 fn ending_is_graceful_and_then_not() {
+    /// Far longer than anybody here waits: who is gone before that has ended by itself.
+    const LONG: u32 = 900;
     let ns = cluster().namespace("ending");
     let trap = with(
-        shell("c", "trap 'echo got TERM; sleep 1; exit 0' TERM; while true; do sleep 0.1; done"),
+        shell("c", "trap 'echo got TERM; sleep 1; exit 0' TERM; echo up; while true; do sleep 0.1; done"),
         "name",
         json!("c"),
     );
-    ns.create_from(&pod("polite", json!([trap]), json!({"terminationGracePeriodSeconds": 30})));
+    ns.create_from(&pod("polite", json!([trap]), json!({"terminationGracePeriodSeconds": LONG})));
     ns.create_from(&pod(
         "stubborn",
         json!([server(&["--ignore-sigterm"])]),
@@ -168,8 +183,8 @@ fn ending_is_graceful_and_then_not() {
     let hook = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo bye > /proc/1/fd/1; sleep 1"]}}});
     ns.create_from(&pod(
         "hooked",
-        json!([with(shell("c", "trap exit TERM; while sleep 0.1; do :; done"), "lifecycle", hook)]),
-        json!({"terminationGracePeriodSeconds": 30}),
+        json!([with(shell("c", "trap exit TERM; echo up; while sleep 0.1; do :; done"), "lifecycle", hook)]),
+        json!({"terminationGracePeriodSeconds": LONG}),
     ));
     for name in ["polite", "stubborn", "hooked"] {
         ns.wait(&format!("pod/{name}"), "condition=Ready");
@@ -177,23 +192,21 @@ fn ending_is_graceful_and_then_not() {
     for (name, says) in [("polite", "got TERM"), ("hooked", "bye")] {
         let mut follow = ns.spawn(&["logs", "-f", name]);
         let lines = follow.lines();
+        // From here on the log is followed, and the trap is set.
+        assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("up"), "{name}");
         ns.kubectl(&["delete", "pod", name, "--wait=false"]).ok();
-        let line = lines.recv_timeout(Duration::from_secs(30));
-        assert_eq!(line.as_deref(), Ok(says), "{name}");
+        assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok(says), "{name}");
         let row = ns.kubectl(&["get", "pod", name]);
         assert!(
             !row.success() || row.stdout.contains("Terminating") || row.stdout.contains("Completed"),
             "{row}"
         );
-        ns.kubectl(&["wait", "--for=delete", &format!("pod/{name}"), "--timeout=25s"]).ok();
+        ns.kubectl(&["wait", "--for=delete", &format!("pod/{name}"), "--timeout=180s"]).ok();
     }
     let begun = Instant::now();
     ns.kubectl(&["delete", "pod", "stubborn"]).ok();
     let took = begun.elapsed();
-    assert!(
-        took >= Duration::from_secs(3) && took < Duration::from_secs(20),
-        "SIGKILL after the grace period: {took:?}"
-    );
+    assert!(took >= Duration::from_secs(3), "SIGKILL after the grace period: {took:?}");
 }
 
 #[test]
@@ -409,7 +422,7 @@ fn liveness_restarts_and_startup_holds_it_back() {
         json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2});
     let exec = json!({"exec": {"command": ["test", "-e", "/tmp/alive"]}, "periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 1});
     let tcp = json!({"tcpSocket": {"port": 81}, "periodSeconds": 1, "failureThreshold": 1});
-    ns.create_from(&pod("http", json!([with(server(&[]), "livenessProbe", http.clone())]), json!({})));
+    ns.create_from(&pod("http", json!([with(server(&[]), "livenessProbe", http)]), json!({})));
     ns.create_from(&pod(
         "exec",
         json!([with(
@@ -420,15 +433,19 @@ fn liveness_restarts_and_startup_holds_it_back() {
         json!({}),
     ));
     ns.create_from(&pod("tcp", json!([with(server(&[]), "livenessProbe", tcp)]), json!({})));
-    let startup =
-        json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1, "failureThreshold": 30});
-    ns.create_from(&pod(
-        "slow",
-        json!([with(with(server(&["--ready-after", "6"]), "livenessProbe", http), "startupProbe", startup)]),
-        json!({}),
-    ));
+    // Patient with a busy machine: what must not restart has no other reason to.
+    let patient = |failures: u32| {
+        json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 30,
+            "failureThreshold": failures})
+    };
+    let slow = with(server(&["--ready-after", "6"]), "livenessProbe", patient(2));
+    ns.create_from(&pod("slow", json!([with(slow, "startupProbe", patient(120))]), json!({})));
     ns.wait("pod/http", "condition=Ready");
-    ns.kubectl(&["exec", "http", "--", "testserver", "get", "http://localhost:8080/fail"]).ok();
+    // Without a readiness probe, ready means that it was started: it listens a moment later.
+    eventually("it is told to fail", || {
+        let fail = ["exec", "http", "--", "testserver", "get", "http://localhost:8080/fail"];
+        ns.kubectl(&fail).success().then_some(())
+    });
     for name in ["http", "exec", "tcp"] {
         until(&ns, name, "restarted", |p| restarts(p) >= 1);
     }
@@ -504,7 +521,14 @@ fn pods_nodes_and_the_host_network() {
     let ip = |name: &str| ns.get(&format!("pod/{name}"))["status"]["podIP"].as_str().unwrap().to_owned();
     let host = ns.get("pod/client")["status"]["hostIP"].as_str().unwrap().to_owned();
     assert_eq!(ip("onhost"), host);
-    let ask = |url: String| ns.kubectl(&["exec", "client", "--", "wget", "-qO-", &url]).ok().to_owned();
+    // Ready without a probe means started: they listen a moment later.
+    let ask = |url: String| {
+        eventually(&url, || {
+            let asked = ns.kubectl(&["exec", "client", "--", "wget", "-qO-", &url]);
+            asked.success().then_some(asked.stdout)
+        })
+    };
+    let get = |address: &str| eventually(address, || http_get(address, "/hostname"));
     assert_eq!(ask(format!("http://{}:8080/hostname", ip("exposed"))), "exposed\n", "pod to pod");
     assert_eq!(
         ask(format!("http://{}:8080/client", ip("exposed"))).trim(),
@@ -513,12 +537,8 @@ fn pods_nodes_and_the_host_network() {
     );
     let node_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     assert_eq!(ask(format!("http://{host}:{own}/hostname")), node_name, "pod to node");
-    assert_eq!(
-        http_get(&format!("{}:8080", ip("exposed")), "/hostname").unwrap(),
-        "exposed\n",
-        "node to pod"
-    );
-    assert_eq!(http_get(&format!("{host}:{port}"), "/hostname").unwrap(), "exposed\n", "hostPort");
+    assert_eq!(get(&format!("{}:8080", ip("exposed"))), "exposed\n", "node to pod");
+    assert_eq!(get(&format!("{host}:{port}")), "exposed\n", "hostPort");
     assert_eq!(ask(format!("http://{host}:{port}/hostname")), "exposed\n", "hostPort from a pod");
     ns.create_from(&pod(
         "rival",
@@ -531,7 +551,7 @@ fn pods_nodes_and_the_host_network() {
     });
     ns.kubectl(&["delete", "pod", "exposed"]).ok();
     ns.wait("pod/rival", "condition=Ready");
-    assert_eq!(http_get(&format!("{host}:{port}"), "/hostname").unwrap(), "rival\n");
+    assert_eq!(get(&format!("{host}:{port}")), "rival\n");
 }
 
 #[test]

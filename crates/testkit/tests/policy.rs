@@ -1,9 +1,8 @@
 //! Network policies, by what real pods reach.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use corten_testkit::{Namespace, cluster, eventually, within};
+use corten_testkit::{Namespace, cluster, eventually};
 use serde_json::json;
-use std::time::Duration;
 
 /// One question of a pod waits so long for its answer; without one the packet was dropped.
 const SILENCE: &str = "1";
@@ -37,7 +36,7 @@ fn reaches(namespace: &Namespace<'_>, from: &str, to: &str) -> bool {
 
 /// Waits until each of these pods reaches the address, or does not.
 fn settles(what: &str, expected: &[(&Namespace<'_>, &str, &str, bool)]) {
-    within(Duration::from_secs(30), what, || {
+    eventually(what, || {
         let holds = |(namespace, from, to, passes): &(&Namespace<'_>, &str, &str, bool)| {
             reaches(namespace, from, to) == *passes
         };
@@ -169,19 +168,19 @@ fn a_pod_is_guarded_from_its_first_packet() {
     policy(&y, "none", json!({ "podSelector": {}, "policyTypes": ["Egress"] }));
     settles("no way out", &[(&y, "web", &http, false)]);
     // These ask with their first breath, and end; where nobody forbids it, with success.
-    asks(&x, "allowed", &http);
+    asks(&x, "allowed", &http, "60");
     let names: Vec<String> = (0..FRESH).map(|n| format!("fresh-{n}")).collect();
-    names.iter().for_each(|name| asks(&y, name, &http));
+    names.iter().for_each(|name| asks(&y, name, &http, "2"));
     assert_eq!(ends(&x, "allowed"), "Succeeded");
     for name in &names {
         assert_eq!(ends(&y, name), "Failed", "{name} got an answer: {}", y.kubectl(&["logs", name]).stdout);
     }
 }
 
-/// A pod that asks once and ends.
-fn asks(ns: &Namespace<'_>, name: &str, to: &str) {
+/// A pod that asks once, waits so long for the answer, and ends.
+fn asks(ns: &Namespace<'_>, name: &str, to: &str, seconds: &str) {
     let url = format!("http://{to}/hostname");
-    let command = ["testserver", "get", "--timeout", "2", &url];
+    let command = ["testserver", "get", "--timeout", seconds, &url];
     let container = json!({ "name": "c", "image": "corten.local/testserver:1", "command": command });
     let spec =
         json!({ "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container] });

@@ -105,17 +105,22 @@ func oneList(ctx context.Context, version schema.GroupVersion, resource metav1.A
 		_, err := loose.Resource(version.WithResource(resource.Name)).List(ctx, metav1.ListOptions{})
 		return err
 	}
-	// What changes between two reads is read again.
+	// What changes between two reads is read as it was; what has no revision is read again.
 	var difference error
 	for range 5 {
-		read := func(kind string) (runtime.Object, error) {
-			return restClient(version, kind).Get().Resource(resource.Name).Do(ctx).Get()
+		read := func(kind string, options metav1.ListOptions) (runtime.Object, error) {
+			return restClient(version, kind).Get().Resource(resource.Name).
+				VersionedParams(&options, scheme.ParameterCodec).Do(ctx).Get()
 		}
-		fromJSON, err := read("application/json")
+		fromJSON, err := read("application/json", metav1.ListOptions{})
 		if err != nil {
 			return fmt.Errorf("JSON: %w", err)
 		}
-		fromProtobuf, err := read(protobuf)
+		options := metav1.ListOptions{ResourceVersion: must(meta.ListAccessor(fromJSON)).GetResourceVersion()}
+		if options.ResourceVersion != "" {
+			options.ResourceVersionMatch = metav1.ResourceVersionMatchExact
+		}
+		fromProtobuf, err := read(protobuf, options)
 		if err != nil {
 			return fmt.Errorf("protobuf: %w", err)
 		}

@@ -35,7 +35,9 @@ func streams(ctx context.Context) {
 		}
 		return false
 	})
-	same("log", string(must(pods.GetLogs("server", &corev1.PodLogOptions{}).DoRaw(ctx))), "line one\nline two\n")
+	eventually(ctx, "both lines", func() bool {
+		return string(must(pods.GetLogs("server", &corev1.PodLogOptions{}).DoRaw(ctx))) == "line one\nline two\n"
+	})
 	follow := must(pods.GetLogs("server", &corev1.PodLogOptions{Follow: true, TailLines: ptr(int64(1))}).Stream(ctx))
 	line := make([]byte, len("line two\n"))
 	must(io.ReadFull(follow, line))

@@ -220,7 +220,7 @@ cases.podsLogsExecAndPorts = async () => {
   await core.createNamespacedPod({ namespace, body: pod });
   await eventually('a ready pod', async () => (await core.readNamespacedPodStatus({ namespace, name: 'server' }))
     .status.conditions?.some((condition) => condition.type === 'Ready' && condition.status === 'True'));
-  assert.equal(await core.readNamespacedPodLog({ namespace, name: 'server' }), 'line one\nline two\n');
+  await eventually('both lines', async () => await core.readNamespacedPodLog({ namespace, name: 'server' }) === 'line one\nline two\n');
   const log = sink();
   const follow = await new k8s.Log(kc).log(namespace, 'server', 'web', log, { follow: true });
   await eventually('the log', () => log.text() === 'line one\nline two\n');

@@ -75,12 +75,12 @@ def pods():
     pod = made(Pod, **POD)
     pod.wait("condition=Ready", timeout=PATIENCE)
     assert pod.ready()
-    assert list(pod.logs()) == ["line one", "line two"]
+    eventually("both lines", lambda: list(pod.logs()) == ["line one", "line two"])
     said = pod.exec(["sh", "-c", "echo out; echo err >&2"])
     assert (said.stdout, said.stderr, said.returncode) == (b"out\n", b"err\n", 0), said
     assert pod.exec(["sh", "-c", "exit 3"], check=False).returncode == 3
     with pod.portforward(remote_port=8080) as port:
-        assert httpx.get(f"http://127.0.0.1:{port}/").text == "hello\n"
+        assert httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE).text == "hello\n"
     made(Service, apiVersion="v1", kind="Service", metadata={"name": "web"},
          spec={"selector": {"app": "server"}, "ports": [{"port": 80, "targetPort": 8080}]})
     web = Service.get("web", namespace=NS, api=api)

@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 func main() {
 	if err := run(); err != nil {
