@@ -302,7 +302,10 @@ impl ApiServer {
         }
         let answer = answer(request.headers(), &query, &info)?;
         if kind.scope == Scope::Cluster {
-            if !info.namespace.is_empty() && info.resource != "namespaces" {
+            // The path of a namespace names it as the place, too. Nothing else of the cluster is in one: whoever may do
+            // something in a namespace may not do it to what is outside.
+            let is_itself = info.resource == "namespaces" && info.has_name && info.name == info.namespace;
+            if !info.namespace.is_empty() && !is_itself {
                 return Err(Status::no_route());
             }
             info.namespace.clear();

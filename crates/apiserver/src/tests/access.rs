@@ -273,6 +273,33 @@ async fn kubelets_reach_their_own_objects_only() {
 }
 
 #[tokio::test]
+async fn a_place_in_a_namespace_is_no_place_in_the_cluster() {
+    use crate::user::User;
+    let server = TestServer::start().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let role = r#"{"metadata":{"name":"r"},"rules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}]}"#;
+    let binding = r#"{"metadata":{"name":"r"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},
+        "subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"bob"}]}"#;
+    server.ask("POST", &format!("{rbac}/roles"), role).await;
+    assert_eq!(server.ask("POST", &format!("{rbac}/rolebindings"), binding).await.code, 201);
+    let bob = || User::new("bob", [""; 0]);
+    for (method, path, code) in [
+        ("GET", "/api/v1/namespaces/default", 200),
+        ("GET", "/api/v1/namespaces", 403),
+        ("GET", "/api/v1/namespaces/kube-system", 403),
+        ("GET", "/api/v1/namespaces/default/namespaces", 404),
+        ("DELETE", "/api/v1/namespaces/default/namespaces", 404),
+        ("GET", "/api/v1/namespaces/default/namespaces/kube-system", 404),
+        ("DELETE", "/api/v1/namespaces/default/namespaces/kube-node-lease", 404),
+        ("GET", "/api/v1/namespaces/default/nodes", 404),
+    ] {
+        let answer = server.ask_as(bob(), method, path, &[], "").await;
+        assert_eq!(answer.code, code, "{method} {path}: {}", answer.text);
+    }
+    assert_eq!(server.ask("GET", "/api/v1/namespaces/kube-node-lease", "").await.code, 200);
+}
+
+#[tokio::test]
 async fn components_may_do_their_work() {
     use crate::user::User;
     let server = server_with_account().await;
