@@ -10,6 +10,8 @@ use crate::authz::Attributes;
 use crate::query;
 use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User};
 
+/// All of them begin so.
+const ALL: &str = "impersonate-";
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
@@ -27,21 +29,24 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(headers: &HeaderMap) -> Self {
+    /// Errors: 400 for a value that is no text. Passed over, it would leave the request to the user who asks, who may do more.
+    fn of(headers: &HeaderMap) -> Result<Self> {
         let mut wanted = Wanted::default();
-        for (name, value) in headers {
-            let Ok(value) = value.to_str() else { continue };
+        for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with(ALL)) {
+            let value = std::str::from_utf8(value.as_bytes())
+                .map_err(|_| Status::bad_request(format!("the header {name} is no UTF-8")))?;
             match name.as_str() {
-                USER => wanted.user = value.to_owned(),
+                // As upstream, the first of several counts.
+                USER if wanted.user.is_empty() => wanted.user = value.to_owned(),
+                UID if wanted.uid.is_empty() => wanted.uid = value.to_owned(),
                 GROUP => wanted.groups.push(value.to_owned()),
-                UID => wanted.uid = value.to_owned(),
                 other => {
                     let Some(key) = other.strip_prefix(EXTRA) else { continue };
                     wanted.add_extra(query::decode(key, false), value);
                 }
             }
         }
-        wanted
+        Ok(wanted)
     }
 
     fn add_extra(&mut self, key: String, value: &str) {
@@ -100,9 +105,9 @@ impl Wanted {
 impl ApiServer {
     /// Becomes another user where the headers ask for it and the user may.
     ///
-    /// Errors: 400 where no user is named, 403.
+    /// Errors: 400 where no user is named or a header is no text, 403.
     pub(crate) async fn impersonate(&self, user: Arc<User>, headers: &HeaderMap) -> Result<Arc<User>> {
-        let wanted = Wanted::of(headers);
+        let wanted = Wanted::of(headers)?;
         if wanted == Wanted::default() {
             return Ok(user);
         }
@@ -122,7 +127,18 @@ mod tests {
 
     fn wanted(headers: &[(&'static str, &str)]) -> Wanted {
         let pairs = headers.iter().map(|(k, v)| (http::HeaderName::from_static(k), v.parse().unwrap()));
-        Wanted::of(&pairs.collect())
+        Wanted::of(&pairs.collect()).unwrap()
+    }
+
+    #[test]
+    fn what_the_headers_say() {
+        let value = |bytes: &[u8]| http::HeaderValue::from_bytes(bytes).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.append(USER, value("Ünal".as_bytes()));
+        headers.append(USER, value(b"second"));
+        assert_eq!(Wanted::of(&headers).unwrap().user, "Ünal");
+        headers.insert(USER, value(b"\xff"));
+        assert_eq!(Wanted::of(&headers).unwrap_err().code, 400);
     }
 
     #[test]

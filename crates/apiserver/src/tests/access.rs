@@ -300,6 +300,21 @@ async fn a_place_in_a_namespace_is_no_place_in_the_cluster() {
 }
 
 #[tokio::test]
+async fn nobody_is_taken_for_the_one_who_asks_in_his_place() {
+    let server = TestServer::start().await;
+    let who = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let nobody = crate::User::new("bob", [""; 0]);
+    let request = http::Request::builder()
+        .method("POST")
+        .uri(who)
+        .header("impersonate-user", http::HeaderValue::from_bytes("Ünal".as_bytes()).unwrap())
+        .body(crate::body::full("{}"))
+        .unwrap();
+    let answer = server.api.handle(request, crate::Peer::InProcess(nobody.into())).await;
+    assert_eq!(answer.status(), 403, "bob may not be anybody else");
+}
+
+#[tokio::test]
 async fn components_may_do_their_work() {
     use crate::user::User;
     let server = server_with_account().await;
