@@ -56,7 +56,7 @@ pub mod user;
 mod watch;
 mod write;
 
-pub use admission::ADMISSION_PLUGINS;
+pub use admission::{ADMISSION_PLUGINS, nodes_may_label};
 pub use audit::AuditConfig;
 pub use authn::Peer;
 pub use authn::token::ServiceAccountKeys;

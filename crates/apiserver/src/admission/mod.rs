@@ -14,6 +14,8 @@ mod service_account;
 use corten_api::{Result, Status, Value};
 use futures::future::BoxFuture;
 
+pub use node::nodes_may_label;
+
 use crate::ApiServer;
 use crate::call::Call;
 

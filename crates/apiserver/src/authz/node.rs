@@ -8,6 +8,8 @@ use super::rbac::bootstrap::NODE_RULES;
 use crate::ApiServer;
 use crate::peek;
 
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// What is said against a request; empty where no more is to be said than that it is not allowed.
 type Verdict = Result<(), String>;
 
@@ -65,6 +67,7 @@ impl ApiServer {
                 "get" => self.may_named(node, a).await,
                 _ => Err("can only get individual resources of this type".into()),
             },
+            ("resource.k8s.io", "resourceslices") => self.may_slice(node, a).await,
             ("", "serviceaccounts/token") if verb == "create" => self.may_named(node, a).await,
             ("", "serviceaccounts") => match verb {
                 "get" => self.may_named(node, a).await,
@@ -87,6 +90,27 @@ impl ApiServer {
         match claim.name.is_empty() {
             true => Err(unrelated(node)),
             false => self.may_named(node, &claim).await,
+        }
+    }
+
+    /// Slices of the node alone; what a new one says is for admission.
+    async fn may_slice(&self, node: &str, a: &Attributes) -> Verdict {
+        match a.verb.as_str() {
+            "create" => Ok(()),
+            "get" | "update" | "patch" | "delete" => {
+                let found =
+                    self.list_group("resource.k8s.io", "resourceslices", "").await.unwrap_or_default();
+                let own = found.iter().any(|slice| {
+                    peek::text(&slice.value, &["metadata", "name"]) == a.name
+                        && peek::text(&slice.value, &["spec", "nodeName"]) == node
+                });
+                only_if(own, unrelated(node))
+            }
+            "list" | "watch" | "deletecollection" => only_if(
+                a.selected_node.as_deref() == Some(node),
+                "can only list/watch/deletecollection resourceslices with nodeName field selector",
+            ),
+            _ => Err(String::new()),
         }
     }
 
@@ -151,8 +175,11 @@ fn may_lease(node: &str, a: &Attributes) -> Verdict {
     only_if(a.name == node || (verb == "create" && a.name.is_empty()), reason)
 }
 
-/// Does the pod refer to the object?
+/// Does the pod refer to the object? Mirror pods are made by nodes, so nothing follows from what they name.
 fn names(pod: &Value, resource: &str, name: &str) -> bool {
+    if pod.at(&["metadata", "annotations", MIRROR]).is_some() {
+        return false;
+    }
     match resource {
         "serviceaccounts" => pod.str_at(&["spec", "serviceAccountName"]) == name,
         "persistentvolumeclaims" => volumes(pod).any(|v| claim_of(pod, v) == name),

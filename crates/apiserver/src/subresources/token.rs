@@ -85,9 +85,11 @@ fn check_seconds(seconds: i64) -> Result<()> {
 
 /// Ties the token to the object that the request names.
 async fn bind(server: &ApiServer, call: &Call, wanted: &Value, bound: &mut Bound) -> Result<()> {
-    let Some(reference) = wanted.at(&["spec", "boundObjectRef"]).filter(|r| !r.is_null()) else {
-        return Ok(());
-    };
+    let reference = wanted.at(&["spec", "boundObjectRef"]).filter(|r| !r.is_null());
+    if call.user.node_name().is_some() {
+        check_asked_by_node(call, reference.unwrap_or(&Value::Null))?;
+    }
+    let Some(reference) = reference else { return Ok(()) };
     let (kind, name, uid) =
         (reference.str_at(&["kind"]), reference.str_at(&["name"]), reference.str_at(&["uid"]));
     let (plural, namespace) = match kind {
@@ -118,6 +120,19 @@ async fn bind(server: &ApiServer, call: &Call, wanted: &Value, bound: &mut Bound
         }
         "Secret" => bound.secret = Some(found),
         _ => bound.node = Some(found),
+    }
+    Ok(())
+}
+
+/// A node's tokens are its pods' and end with them: one without a pod would outlive the node's right to it.
+fn check_asked_by_node(call: &Call, reference: &Value) -> Result<()> {
+    let refuse = |why| Err(Status::forbidden(call.resource(), &call.info.name, why));
+    let said = |field: &str| reference.str_at(&[field]);
+    if (said("apiVersion"), said("kind")) != ("v1", "Pod") || said("name").is_empty() {
+        return refuse("node requested token not bound to a pod");
+    }
+    if said("uid").is_empty() {
+        return refuse("node requested token with a pod binding without a uid");
     }
     Ok(())
 }

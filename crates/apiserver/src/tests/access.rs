@@ -273,6 +273,47 @@ async fn kubelets_reach_their_own_objects_only() {
 }
 
 #[tokio::test]
+async fn nodes_get_no_further_than_their_own() {
+    use crate::user::{NODES, User};
+    let server = server_with_account().await;
+    let nodes = "/api/v1/nodes";
+    let ask = async |method: &str, path: &str, body: &str| {
+        let user = User::new("system:node:n1", [NODES]);
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let answer = server.ask_as(user, method, path, &[("content-type", kind)], body).await;
+        (answer.code, answer.text)
+    };
+    let labelled = |key: &str| format!(r#"{{"metadata":{{"name":"n1","labels":{{"{key}":"x"}}}}}}"#);
+    for key in ["node-restriction.kubernetes.io/secure", "node-role.kubernetes.io/control-plane"] {
+        assert_eq!(ask("POST", nodes, &labelled(key)).await.0, 403, "{key}");
+    }
+    let (code, text) = ask("POST", nodes, &labelled("node.kubernetes.io/kind")).await;
+    assert_eq!(code, 201, "{text}");
+    let uid = server.ask("GET", "/api/v1/nodes/n1", "").await.json()["metadata"]["uid"].clone();
+    let uid = uid.as_str().unwrap();
+
+    // Mirror pods.
+    let mirror = |name: &str, owner: &str, spec: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}","annotations":{{"kubernetes.io/config.mirror":"1"}},"ownerReferences":[{owner}]}},
+                "spec":{{"nodeName":"n1","containers":[{{"name":"c","image":"i"}}]{spec}}}}}"#
+        )
+    };
+    let own = format!(r#"{{"apiVersion":"v1","kind":"Node","name":"n1","uid":"{uid}","controller":true}}"#);
+    server.ask("POST", "/api/v1/namespaces/default/secrets", r#"{"metadata":{"name":"s"}}"#).await;
+    for (owner, spec) in [
+        ("", ""),
+        (&*own.replace("n1", "n2"), ""),
+        (&*own.replace(uid, "other"), ""),
+        (&*own.replace(",\"controller\":true", ""), ""),
+        (&*own, r#","volumes":[{"name":"v","secret":{"secretName":"s"}}]"#),
+    ] {
+        let (code, text) = ask("POST", PODS, &mirror("m", owner, spec)).await;
+        assert_eq!(code, 403, "{owner} {spec}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_place_in_a_namespace_is_no_place_in_the_cluster() {
     use crate::user::User;
     let server = TestServer::start().await;
