@@ -113,6 +113,24 @@ const PLUGINS: &[Plugin] = &[
         mutate: Some(runtime_class::mutate),
         validate: None,
     },
+    Plugin {
+        name: "CertificateApproval",
+        wants: certificates::wants_approval,
+        mutate: None,
+        validate: Some(certificates::approve),
+    },
+    Plugin {
+        name: "CertificateSigning",
+        wants: certificates::wants_signature,
+        mutate: None,
+        validate: Some(certificates::issue),
+    },
+    Plugin {
+        name: "CertificateSubjectRestriction",
+        wants: certificates::is_new,
+        mutate: None,
+        validate: Some(certificates::subject),
+    },
     // Last: what is charged should be stored.
     Plugin { name: "ResourceQuota", wants: quota::wants, mutate: None, validate: Some(quota::validate) },
 ];

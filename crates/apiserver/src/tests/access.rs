@@ -356,6 +356,61 @@ async fn nobody_is_taken_for_the_one_who_asks_in_his_place() {
 }
 
 #[tokio::test]
+async fn approving_and_signing_are_rights_of_their_own() {
+    use crate::user::User;
+    use base64::Engine;
+    let server = TestServer::start().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = r#"{"metadata":{"name":"r"},"rules":[
+        {"verbs":["*"],"apiGroups":["certificates.k8s.io"],"resources":["certificatesigningrequests","certificatesigningrequests/approval","certificatesigningrequests/status"]},
+        {"verbs":["approve"],"apiGroups":["certificates.k8s.io"],"resources":["signers"],"resourceNames":["example.com/*"]}]}"#;
+    let binding = r#"{"metadata":{"name":"r"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"r"},
+        "subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"bob"}]}"#;
+    server.ask("POST", &format!("{rbac}/clusterroles"), role).await;
+    assert_eq!(server.ask("POST", &format!("{rbac}/clusterrolebindings"), binding).await.code, 201);
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let ask = async |method: &str, path: &str, body: &str| {
+        let kind = match method {
+            "PATCH" if body.starts_with('[') => "application/json-patch+json",
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        let bob = User::new("bob", [""; 0]);
+        let answer = server.ask_as(bob, method, path, &[("content-type", kind)], body).await;
+        (answer.code, answer.text)
+    };
+    let request = |name: &str, signer: &str, group: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "bob");
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+        let pem = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        let request = base64::engine::general_purpose::STANDARD.encode(pem);
+        format!(
+            r#"{{"metadata":{{"name":"{name}"}},"spec":{{"request":"{request}","signerName":"{signer}","usages":["client auth"]}}}}"#
+        )
+    };
+    const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+    let (code, text) = ask("POST", path, &request("m", CLIENT, "system:masters")).await;
+    assert!(code == 403 && text.contains("system:masters group is not allowed"), "{text}");
+    for (name, signer) in [("client", CLIENT), ("other", "example.com/x")] {
+        let (code, text) = ask("POST", path, &request(name, signer, "devs")).await;
+        assert_eq!(code, 201, "{text}");
+    }
+    let approval =
+        r#"{"status":{"conditions":[{"type":"Approved","status":"True","reason":"r","message":"m"}]}}"#;
+    let signature = r#"[{"op":"add","path":"/status/conditions/-","value":{"type":"Failed","status":"True","reason":"r","message":"m"}}]"#;
+    for (what, body, code) in [
+        ("client/approval", approval, 403),
+        ("other/approval", approval, 200),
+        ("other/status", signature, 403),
+        ("other/status", r#"{"metadata":{"labels":{"a":"b"}}}"#, 200),
+    ] {
+        let (found, text) = ask("PATCH", &format!("{path}/{what}"), body).await;
+        assert_eq!(found, code, "{what}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn components_may_do_their_work() {
     use crate::user::User;
     let server = server_with_account().await;
