@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::audit;
-use crate::authn::{ClientCerts, Peer};
+use crate::authn::{ClientCerts, Peer, Shown};
 use crate::body::{Body, BoxError, boxed};
 use crate::pipeline::LongRunning;
 use crate::traffic::{Next, Pace, Traffic};
@@ -64,11 +64,11 @@ impl Door {
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.tls.accept(tcp)).await??;
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().unwrap_or_default();
-        let peer = self.clients.as_ref().map_or(Peer::Network(None), |c| c.judge(shown, UnixTime::now()));
+        let shown = self.clients.as_ref().map_or_else(Shown::nothing, |c| c.judge(shown, UnixTime::now()));
         // As upstream: HTTP/2 is what was agreed on in the handshake, not what the first bytes look like.
         let http2 = session.alpn_protocol() == Some(b"h2");
         let traffic = Arc::new(Traffic::new(patience, http2, Instant::now()));
-        self.exchange(Guarded { stream, traffic: traffic.clone() }, traffic, http2, peer, from).await
+        self.exchange(Guarded { stream, traffic: traffic.clone() }, traffic, http2, shown, from).await
     }
 
     async fn exchange(
@@ -76,7 +76,7 @@ impl Door {
         stream: Guarded,
         traffic: Arc<Traffic>,
         http2: bool,
-        peer: Peer,
+        shown: Shown,
         from: IpAddr,
     ) -> Result<(), BoxError> {
         let away = Arc::new(Notify::new());
@@ -85,7 +85,7 @@ impl Door {
             if http2 && call.sends_away(|| rand::rng().random()) {
                 away.notify_one();
             }
-            let peer = peer.clone();
+            let peer = shown.at(UnixTime::now());
             async move { Ok::<_, Infallible>(call.answer(request, peer, from).await) }
         });
         let builder = http_builder(http2);

@@ -16,7 +16,7 @@ use http::header::AUTHORIZATION;
 use crate::ApiServer;
 use crate::user::User;
 
-pub(crate) use x509::ClientCerts;
+pub(crate) use x509::{ClientCerts, Shown};
 
 /// How a request reached the server.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use corten_api::{Result, Status, Value};
+use corten_api::{Result, Status, Value, time};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ use crate::user::User;
 
 /// How many verified tokens are remembered (signatures cost far more than a look-up).
 const VERIFIED_TOKENS: usize = 4096;
+
+/// A token outlives what it is bound to by this time (upstream's leeway for clocks).
+const LEEWAY_MS: i64 = 60_000;
 
 /// Keys and names of the token authority.
 #[derive(Clone, Debug, Default)]
@@ -230,12 +233,20 @@ impl ApiServer {
             let found = self.read_internal(resource, namespace, &object.name).await;
             let live = found
                 .map_err(|e| e.message)?
-                .filter(|v: &Value| v.str_at(&["metadata", "uid"]) == object.uid);
+                .filter(|v: &Value| v.str_at(&["metadata", "uid"]) == object.uid && !self.has_gone(v));
             if live.is_none() {
                 return Err(format!("{resource} {}/{} is not what the token was made for", ns, object.name));
             }
         }
         Ok(())
+    }
+}
+
+impl ApiServer {
+    /// Should the object be gone for some time? A finalizer may hold it for ever, but not what was given to it.
+    fn has_gone(&self, object: &Value) -> bool {
+        let ends = time::parse_ms(object.str_at(&["metadata", "deletionTimestamp"]));
+        ends.is_some_and(|ends| ends < self.now_ms() - LEEWAY_MS)
     }
 }
 

@@ -26,6 +26,34 @@ fn user_of_certificate(der: &[u8]) -> Option<User> {
     Some(User::new(name, groups))
 }
 
+/// The second in which a certificate runs out, since 1970.
+fn last_second(der: &[u8]) -> Option<u64> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// Who is at the other end of a connection. As upstream, a certificate is good for requests that come before it runs out, not for
+/// as long as the connection lasts.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    peer: Peer,
+    /// Seconds since 1970.
+    until: Option<u64>,
+}
+
+impl Shown {
+    /// No certificates are asked for.
+    pub fn nothing() -> Self {
+        Shown { peer: Peer::Network(None), until: None }
+    }
+
+    /// Who asks at this time.
+    pub fn at(&self, now: UnixTime) -> Peer {
+        let over = self.until.is_some_and(|until| now.as_secs() > until);
+        if over { Peer::Stranger } else { self.peer.clone() }
+    }
+}
+
 /// Client certificates are asked for but judged after the handshake, as upstream does it: a client whose certificate is strange or
 /// has run out gets an answer (401) instead of a torn connection.
 #[derive(Debug)]
@@ -46,15 +74,16 @@ impl ClientCerts {
     }
 
     /// Who showed these certificates, leaf first.
-    pub(crate) fn judge(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Peer {
-        let Some((leaf, chain)) = shown.split_first() else { return Peer::Network(None) };
-        match self.verifier.verify_client_cert(leaf, chain, now) {
+    pub(crate) fn judge(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Shown {
+        let Some((leaf, chain)) = shown.split_first() else { return Shown::nothing() };
+        let peer = match self.verifier.verify_client_cert(leaf, chain, now) {
             Ok(_) => Peer::Network(user_of_certificate(leaf).map(Arc::new)),
             Err(error) => {
                 tracing::debug!(%error, "client certificate");
                 Peer::Stranger
             }
-        }
+        };
+        Shown { peer, until: last_second(leaf) }
     }
 }
 
@@ -96,5 +125,28 @@ impl ClientCertVerifier for ClientCerts {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_ends_before_its_connection() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        let made = params.self_signed(&key).unwrap();
+        let until = last_second(made.der());
+        assert_eq!(until, Some(1_893_456_000));
+        let peer = Peer::Network(Some(Arc::new(User::new("ann", [""; 0]))));
+        let shown = Shown { peer, until };
+        let at = |second| shown.at(UnixTime::since_unix_epoch(Duration::from_secs(second)));
+        assert!(matches!(at(1_893_456_000), Peer::Network(Some(_))));
+        assert!(matches!(at(1_893_456_001), Peer::Stranger));
+        assert!(matches!(Shown::nothing().at(UnixTime::now()), Peer::Network(None)));
     }
 }

@@ -411,6 +411,34 @@ async fn approving_and_signing_are_rights_of_their_own() {
 }
 
 #[tokio::test]
+async fn tokens_do_not_outlive_what_only_a_finalizer_holds() {
+    use rcgen::KeyPair;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static NOW_MS: AtomicI64 = AtomicI64::new(1_800_000_000_000);
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let server = TestServer::start_with(|config| {
+        config.clock = std::sync::Arc::new(|| NOW_MS.load(Ordering::Relaxed));
+        config.service_account = crate::ServiceAccountKeys {
+            issuer: "https://test".into(),
+            audiences: vec!["https://test".into()],
+            signing_key_pem: key.serialize_pem().into_bytes(),
+            verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
+            ..crate::ServiceAccountKeys::default()
+        };
+    })
+    .await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = r#"{"metadata":{"name":"sa","finalizers":["example.com/hold"]}}"#;
+    server.ask("POST", accounts, account).await;
+    let made = server.ask("POST", &format!("{accounts}/sa/token"), "{}").await;
+    let token = made.json()["status"]["token"].as_str().unwrap().to_owned();
+    server.ask("DELETE", &format!("{accounts}/sa"), "").await;
+    assert!(server.api.authenticate_token(&token).await.is_some(), "what is under way may end");
+    NOW_MS.fetch_add(62_000, Ordering::Relaxed);
+    assert!(server.api.authenticate_token(&token).await.is_none());
+}
+
+#[tokio::test]
 async fn components_may_do_their_work() {
     use crate::user::User;
     let server = server_with_account().await;
