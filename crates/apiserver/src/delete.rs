@@ -22,6 +22,8 @@ use crate::{ApiServer, decode, encode, meta, stored};
 const MAX_TRIES: usize = 12;
 /// A collection goes with so many deletions at once; the store commits them together.
 const PARALLEL: usize = 32;
+/// The last second that RFC 3339 can write. Nobody could read an object with a later time of deletion.
+const LAST_SECOND: i64 = 253_402_300_799;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// Kinds whose DELETE answers with the object, not with a Status, when it is gone.
@@ -306,7 +308,7 @@ fn mark(call: &Call, live: &Value, options: &DeleteOptions, now_ms: i64) -> Resu
     };
     let seconds = match grace {
         Grace::Immediate => 0,
-        Grace::Seconds(seconds) => seconds.max(0),
+        Grace::Seconds(seconds) => seconds.min(LAST_SECOND - now_ms.div_euclid(1000)).max(0),
     };
     if meta::is_deleting(live) {
         shorten(&mut object, seconds);

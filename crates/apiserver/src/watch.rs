@@ -24,6 +24,8 @@ use crate::select::Selection;
 
 /// Bookmarks come about this often, as upstream sends them.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// A watch ends after this time, however long it was asked for.
+const LIFE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Initial events are gathered into chunks of about this size.
 const CHUNK_BYTES: usize = 32 * 1024;
 
@@ -48,7 +50,7 @@ impl WatchOptions {
         check_match(query.str("resourceVersionMatch"), send_initial)?;
         let seconds = query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok());
         let life = match seconds.filter(|s| *s > 0) {
-            Some(seconds) => Duration::from_secs(seconds),
+            Some(seconds) => Duration::from_secs(seconds).min(LIFE_MAX),
             None => server.config().limits.watch_timeout.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
         let bookmarks = query.flag("allowWatchBookmarks");

@@ -318,3 +318,43 @@ async fn errors_carry_the_warnings_that_came_before_them() {
         assert_eq!((answer.code, warnings.as_slice()), (code, wanted), "{method} {path} {body}");
     }
 }
+
+#[tokio::test]
+async fn times_stay_within_what_can_be_written() {
+    let server = server_with_account().await;
+    for (name, seconds) in [("a", i64::MAX), ("b", 300_000_000_000)] {
+        // A pod without a node goes at once.
+        let pod = POD.replace(r#""name":"a""#, &format!(r#""name":"{name}""#));
+        let pod = pod.replace(r#""spec":{"#, r#""spec":{"nodeName":"n","#);
+        assert_eq!(server.ask("POST", PODS, pod).await.code, 201);
+        let options = format!(r#"{{"gracePeriodSeconds":{seconds}}}"#);
+        let marked = server.ask("DELETE", &format!("{PODS}/{name}"), options).await;
+        assert_eq!(marked.code, 200, "{}", marked.text);
+        assert_eq!(marked.json()["metadata"]["deletionTimestamp"], "9999-12-31T23:59:59Z");
+        let sooner = server.ask("DELETE", &format!("{PODS}/{name}"), r#"{"gracePeriodSeconds":5}"#).await;
+        assert!(sooner.text.contains(r#""deletionTimestamp":"20"#), "{}", sooner.text);
+        let again = server.ask("DELETE", &format!("{PODS}/{name}"), r#"{"gracePeriodSeconds":0}"#).await;
+        assert_eq!(again.code, 200, "{}", again.text);
+    }
+    let watch = format!("{PODS}?watch=1&timeoutSeconds={}", i64::MAX);
+    let request = http::Request::builder().uri(watch).body(crate::body::empty()).unwrap();
+    let admin = crate::User::new("admin", [crate::user::MASTERS]);
+    let answer = server.api.handle(request, crate::Peer::InProcess(admin.into())).await;
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn events_outlive_a_clock_that_is_put_back() {
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static NOW_MS: AtomicI64 = AtomicI64::new(1_800_000_000_000);
+    let server = crate::testing::TestServer::start_with(|config| {
+        config.clock = std::sync::Arc::new(|| NOW_MS.load(Ordering::Relaxed));
+    })
+    .await;
+    let before = server.api.event_lease().get(&server.api).await.unwrap();
+    assert_eq!(server.api.event_lease().get(&server.api).await.unwrap(), before);
+    NOW_MS.fetch_sub(3_600_000, Ordering::Relaxed);
+    let after = server.api.event_lease().get(&server.api).await.unwrap();
+    assert_ne!(after, before, "its age is not known any more");
+}
+
