@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use corten_api::kinds::Snapshot;
+
 use crate::ApiServer;
 use crate::request::RequestInfo;
 
@@ -15,7 +17,7 @@ const MAX_SERIES: usize = 4096;
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
 
 /// What a request is counted under.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Labels {
     verb: &'static str,
     group: String,
@@ -56,17 +58,6 @@ impl Drop for OpenWatch {
 }
 
 impl Metrics {
-    /// What a request will be counted under.
-    pub fn labels(&self, info: &RequestInfo) -> Labels {
-        Labels {
-            verb: info.verb,
-            group: info.group.clone(),
-            version: info.version.clone(),
-            resource: info.resource.clone(),
-            subresource: info.subresource.clone(),
-        }
-    }
-
     /// Counts a finished request.
     pub fn observe(&self, labels: Labels, code: u16, took: Duration) {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,12 +65,6 @@ impl Metrics {
             tables.requests.clear();
             tables.latencies.clear();
         }
-        // What is not found could be named anything; it must not make series.
-        let labels = if code == 404 && labels.verb != "get" {
-            Labels { resource: String::new(), ..labels }
-        } else {
-            labels
-        };
         let seconds = took.as_secs_f64();
         let latency = tables.latencies.entry(labels.clone()).or_default();
         latency.count += 1;
@@ -221,6 +206,21 @@ fn write_requests(metrics: &Metrics, out: &mut String) {
 }
 
 impl Labels {
+    /// What a request is counted under. Anybody may ask for anything, and it is counted before it is known who asks: only
+    /// what is served has a name here.
+    pub fn new(info: &RequestInfo, kinds: &Snapshot) -> Self {
+        let unknown = Labels { verb: info.verb, ..Labels::default() };
+        let Some(kind) = kinds.resource(&info.group, &info.version, &info.resource) else { return unknown };
+        let subresource = kind.subresource(&info.subresource).map_or("", |_| &info.subresource);
+        Labels {
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: subresource.to_owned(),
+            ..unknown
+        }
+    }
+
     fn text(&self) -> String {
         let clean = |t: &str| t.replace(['"', '\\', '\n'], "_");
         format!(

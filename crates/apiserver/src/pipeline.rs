@@ -31,7 +31,7 @@ use crate::connect::Kubelets;
 use crate::flow::{self, Flow, Held, Mark};
 use crate::frames::Frames;
 use crate::media::{self, Answer};
-use crate::metrics::Metrics;
+use crate::metrics::{Labels, Metrics};
 use crate::query::Query;
 use crate::request::RequestInfo;
 use crate::user::User;
@@ -199,7 +199,7 @@ impl ApiServer {
         let query = Query::parse(request.uri().query());
         let info = RequestInfo::new(request.method(), request.uri().path(), &query);
         let errors = error_answer(request.headers());
-        let labels = self.metrics().labels(&info);
+        let labels = Labels::new(&info, &self.kinds().snapshot());
         let lasts = LongRunning::of(&info);
         let is_head = request.method() == Method::HEAD;
         let notes = Notes::default();

@@ -411,6 +411,22 @@ async fn approving_and_signing_are_rights_of_their_own() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_makes_no_series() {
+    let server = TestServer::start().await;
+    let nobody = || crate::user::User::new("bob", [""; 0]);
+    for i in 0..9 {
+        let path = format!("/apis/g{i}/v1/namespaces/default/things{i}/x/sub{i}");
+        assert_eq!(server.ask_as(nobody(), "GET", &path, &[], "").await.code, 403);
+        let path = format!("{PODS}/x/sub{i}");
+        assert_eq!(server.ask_as(nobody(), "GET", &path, &[], "").await.code, 403);
+    }
+    let metrics = server.ask("GET", "/metrics", "").await.text;
+    let named = |what: &str| metrics.lines().filter(|line| line.contains(what)).count();
+    assert_eq!((named("things"), named("sub1")), (0, 0), "{metrics}");
+    assert!(metrics.contains(r#"apiserver_request_total{verb="GET",group="",version="v1",resource="pods",subresource="",code="403"} 9"#));
+}
+
+#[tokio::test]
 async fn tokens_do_not_outlive_what_only_a_finalizer_holds() {
     use rcgen::KeyPair;
     use std::sync::atomic::{AtomicI64, Ordering};
