@@ -259,7 +259,6 @@ impl ApiServer {
         let Some(trail) = self.trail(&request, &info, &user) else {
             return self.admit_user(request, user, info, query, notes, None).await;
         };
-        let request = trail.sent(request, &info).await?;
         let outcome =
             Box::pin(self.admit_user(request, user, info.clone(), query, notes, Some(&trail))).await;
         trail.answered(outcome, &info).await
@@ -288,6 +287,10 @@ impl ApiServer {
             trail.decided(decision.is_ok(), decision.as_deref().unwrap_or_default());
         }
         decision?;
+        let request = match trail {
+            Some(trail) => trail.sent(request, &info).await?,
+            None => request,
+        };
         if !info.is_resource {
             if info.path.starts_with("/debug") {
                 return debug::serve(self, request, &info, &query).await;

@@ -62,7 +62,9 @@ impl Log {
             let aside = self.aside(now);
             fs::rename(&self.config.log, aside)?;
             *open = Open::at(&self.config.log)?;
-            self.prune(now)?;
+            if let Err(error) = self.prune(now) {
+                tracing::warn!(%error, "old audit logs stay");
+            }
         }
         open.file.write_all(line)?;
         open.bytes += length;
@@ -93,7 +95,8 @@ impl Log {
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(&format!("{stem}-")) && name.ends_with(&ending)
+                let between = name.strip_prefix(&format!("{stem}-")).and_then(|n| n.strip_suffix(&ending));
+                between.is_some_and(is_time)
             })
             .collect();
         old.sort();
@@ -112,6 +115,13 @@ impl Log {
         let age = written.ok().and_then(|t| now.duration_since(t).ok()).unwrap_or_default();
         self.config.max_age > Duration::ZERO && age > self.config.max_age
     }
+}
+
+/// Is it what [`Log::aside`] puts into a name? Other logs may begin and end as ours (`audit-other.log`).
+fn is_time(text: &str) -> bool {
+    const FORM: &str = "0000-00-00T00-00-00.000";
+    let fits = |(c, form): (char, char)| if form == '0' { c.is_ascii_digit() } else { c == form };
+    text.len() == FORM.len() && text.chars().zip(FORM.chars()).all(fits)
 }
 
 #[cfg(test)]
@@ -136,11 +146,14 @@ mod tests {
             max_age: Duration::ZERO,
         };
         let log = Log::open(config.clone()).unwrap();
+        let others = dir.path().join("logs/audit-others.log");
+        fs::write(&others, "").unwrap();
         let at = |s: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
         for s in 0..5 {
             log.write(format!("line-{s}").into_bytes(), at(s));
         }
         let logs = dir.path().join("logs");
+        fs::remove_file(&others).unwrap();
         assert_eq!(
             files(&logs),
             ["audit-1970-01-01T00-00-03.000.log", "audit-1970-01-01T00-00-04.000.log", "audit.log"]

@@ -94,3 +94,16 @@ async fn a_watch_begins_and_ends() {
     assert_eq!(stages, ["ResponseStarted", "ResponseComplete"]);
     assert_eq!(found[0]["auditID"], found[1]["auditID"]);
 }
+
+#[tokio::test]
+async fn nobody_is_listened_to_before_he_may_speak() {
+    let found = events(async |server| {
+        let maps = "/api/v1/namespaces/default/configmaps";
+        let body = r#"{"metadata":{"name":"m"},"data":{"a":"1"}}"#;
+        server.ask_as(User::new("bob", [""; 0]), "POST", maps, &[], body).await;
+    })
+    .await;
+    let [event] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(event["responseStatus"]["reason"], "Forbidden");
+    assert_eq!(event["requestObject"], Json::Null);
+}
