@@ -275,14 +275,16 @@ pub(crate) async fn remove(
             None => Txn::delete(key.as_str(), revision),
         };
         let txn = txn.urgent(true);
-        match store.txn(txn).await {
+        let leaving = bytes.is_none().then(|| server.allocator().leave(call, &live.tree, server.now_ms()));
+        let outcome = store.txn(txn).await;
+        if let Some(leaving) = leaving {
+            leaving.end(outcome.is_ok());
+        }
+        match outcome {
             Ok(done) => {
                 return Ok(match bytes {
                     Some(bytes) => Deleted::Marked(bytes, done.revision),
-                    None => {
-                        server.allocator().release(call, &live.tree);
-                        Deleted::Gone(live.entry)
-                    }
+                    None => Deleted::Gone(live.entry),
                 });
             }
             Err(StoreError::Conflict { .. }) => {}

@@ -381,13 +381,13 @@ impl<'a> Write<'a> {
         let key = self.call.key(name);
         let txn = if gone { Txn::delete(key, revision) } else { Txn::update(key, bytes.clone(), revision) };
         let txn = self.leased(txn).await?.urgent(self.is_urgent(object));
-        match self.server.config().store.txn(txn).await {
-            Ok(done) => {
-                if gone {
-                    self.server.allocator().release(self.call, object);
-                }
-                Ok(written(bytes, done.revision))
-            }
+        let leaving = gone.then(|| self.server.allocator().leave(self.call, object, self.server.now_ms()));
+        let outcome = self.server.config().store.txn(txn).await;
+        if let Some(leaving) = leaving {
+            leaving.end(outcome.is_ok());
+        }
+        match outcome {
+            Ok(done) => Ok(written(bytes, done.revision)),
             Err(StoreError::Conflict { .. }) => Err(self.overtaken(name, live)),
             Err(error) => Err(store_error(error).into()),
         }

@@ -30,6 +30,9 @@ struct Taken {
     pending: HashSet<Held>,
     /// Taken by writes whose end nobody saw, and when.
     doubtful: Vec<(Vec<Held>, i64)>,
+    /// What stored Services give up with writes under way: until those have ended it is nobody else's, though it may not be
+    /// among what is stored any more.
+    leaving: Vec<Held>,
     /// Counts writes that went through.
     writes: u64,
 }
@@ -54,6 +57,14 @@ impl Taken {
     fn settled(&mut self, new: &[Held]) {
         for held in new {
             self.pending.remove(held);
+        }
+    }
+
+    fn left(&mut self, old: &[Held]) {
+        for held in old {
+            if let Some(at) = self.leaving.iter().position(|leaving| leaving == held) {
+                self.leaving.swap_remove(at);
+            }
         }
     }
 }
@@ -90,6 +101,7 @@ impl Allocation {
         let Some(taken) = self.taken.take() else { return };
         let mut taken = lock(&taken);
         taken.settled(&new);
+        taken.left(&old);
         taken.free(if done { &old } else { &new });
         taken.writes += u64::from(done);
     }
@@ -98,10 +110,12 @@ impl Allocation {
 impl Drop for Allocation {
     /// Without an end it is not known whether the write went through.
     fn drop(&mut self) {
-        let new = std::mem::take(&mut self.new);
-        if let (Some(taken), false) = (&self.taken, new.is_empty()) {
-            let mut taken = lock(taken);
-            taken.settled(&new);
+        let (new, old) = (std::mem::take(&mut self.new), std::mem::take(&mut self.old));
+        let Some(taken) = &self.taken else { return };
+        let mut taken = lock(taken);
+        taken.settled(&new);
+        taken.left(&old);
+        if !new.is_empty() {
             taken.doubtful.push((new, self.now_ms));
         }
     }
@@ -173,6 +187,7 @@ impl Allocator {
             Ok(()) => {
                 let after = holdings(&wanted);
                 allocation.old = before.into_iter().filter(|held| !after.contains(held)).collect();
+                lock(&self.taken).leaving.extend(&allocation.old);
                 *object = wanted;
                 Ok(allocation)
             }
@@ -197,11 +212,15 @@ impl Allocator {
         self.health_port(object, before, allocation)
     }
 
-    /// Frees what a removed Service held.
-    pub fn release(&self, call: &Call, object: &Value) {
-        if is_services(call) {
-            lock(&self.taken).free(&holdings(object));
+    /// Before a Service is removed: what it holds is free when [`Allocation::end`] says that it is gone.
+    pub fn leave(&self, call: &Call, object: &Value, now_ms: i64) -> Allocation {
+        if !is_services(call) {
+            return Allocation::default();
         }
+        let mut allocation = Allocation::new(&self.taken, now_ms);
+        allocation.old = holdings(object);
+        lock(&self.taken).leaving.extend(&allocation.old);
+        allocation
     }
 
     /// Takes from the stored Services what is held; only writes under way and doubts of late are remembered beside them.
@@ -218,6 +237,7 @@ impl Allocator {
                 taken.doubtful.retain(|(_, at)| server.now_ms() - at <= DOUBT_MS);
                 held.extend(taken.doubtful.iter().flat_map(|(list, _)| list));
                 held.extend(&taken.pending);
+                held.extend(&taken.leaving);
                 taken.held = held;
                 return Ok(());
             }

@@ -358,3 +358,30 @@ async fn events_outlive_a_clock_that_is_put_back() {
     assert_ne!(after, before, "its age is not known any more");
 }
 
+#[tokio::test]
+async fn what_a_service_gives_up_is_given_away_once() {
+    let server = crate::testing::TestServer::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let named = |name: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}"}},"spec":{{"clusterIP":"10.96.0.77","ports":[{{"port":1}}]}}}}"#
+        )
+    };
+    let made = server.ask("POST", services, named("a")).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    // Between the end of the stored object and that of the write that removes it.
+    let call = crate::call::Call::internal(&server.api, ("", "services"), "default", "a", "").unwrap();
+    let stored = server.api.read_internal("services", "default", "a").await.unwrap().unwrap();
+    let leaving = server.api.allocator().leave(&call, &stored, server.api.now_ms());
+    let key = "/registry/services/specs/default/a";
+    let store = &server.api.config().store;
+    let revision = store.get(key, None).await.unwrap().expect(key).mod_revision;
+    store.txn(corten_store::Txn::delete(key, revision)).await.unwrap();
+    assert_eq!(server.ask("POST", services, named("b")).await.code, 422);
+    leaving.end(true);
+    assert_eq!(server.ask("POST", services, named("b")).await.code, 201);
+    assert_eq!(server.ask("POST", services, named("c")).await.code, 422);
+    assert_eq!(server.ask("DELETE", &format!("{services}/b"), "").await.code, 200);
+    assert_eq!(server.ask("POST", services, named("c")).await.code, 201);
+}
+
