@@ -97,6 +97,13 @@ impl DeleteOptions {
         })
     }
 
+    /// Demands that the object still has this version, unless a version is demanded already.
+    pub fn insist_on(&mut self, version: &str) -> bool {
+        let free = self.resource_version.is_none();
+        self.resource_version.get_or_insert_with(|| version.to_owned());
+        free
+    }
+
     fn check(&self, call: &Call, name: &str, live: &Live) -> Result<()> {
         let found = live.tree.str_at(&["metadata", "uid"]);
         if let Some(wanted) = self.uid.as_deref().filter(|w| *w != found) {

@@ -30,15 +30,39 @@ pub(super) async fn serve(server: &ApiServer, call: &Call, request: Request<Body
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let wanted = eviction.object_at_mut(&[]).remove("deleteOptions").unwrap_or_default();
-    let options = DeleteOptions::of_value(&wanted, call.dry_run()?)?;
+    let mut options = DeleteOptions::of_value(&wanted, call.dry_run()?)?;
     let pod =
         server.read_internal("pods", &call.info.namespace, name).await?.ok_or_else(|| call.not_found())?;
+    let mut free = false;
     if !ignores_budgets(&pod) {
-        spend_budget(server, call, &pod, options.dry_run).await?;
+        free = spend_budget(server, call, &pod, options.dry_run).await? == Cost::Nothing;
     }
+    // What costs nothing for not being ready must not have become ready meanwhile.
+    let insists = free && options.insist_on(pod.str_at(&["metadata", "resourceVersion"]));
     let pods = Call::internal(server, ("", "pods"), &call.info.namespace, name, "")?;
-    delete::remove(server, &pods, name, &options).await?;
-    super::success(call)
+    match delete::remove(server, &pods, name, &options).await {
+        Err(status) if status.code == 409 && insists => Err(refused("The pod has changed.")),
+        outcome => outcome.and_then(|_| super::success(call)),
+    }
+}
+
+/// What an eviction costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    /// It was paid, or no budget speaks of the pod.
+    Paid,
+    /// A budget speaks of it, but the pod does not do what the budget guards.
+    Nothing,
+}
+
+/// Pods that are not ready are no loss where the budget says so, or where enough others are there (upstream's default).
+fn is_no_loss(pod: &Value, budget: &Value) -> bool {
+    let conditions = pod.items_at(&["status", "conditions"]).iter();
+    let mut ready = conditions.filter(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+    let number = |field: &str| budget.at(&["status", field]).and_then(Value::as_i64).unwrap_or(0);
+    let enough = number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy");
+    let always = budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow";
+    ready.next().is_none() && (always || enough)
 }
 
 /// Pods that run no more, or not yet, and pods that go anyway cost no budget.
@@ -46,7 +70,7 @@ fn ignores_budgets(pod: &Value) -> bool {
     meta::is_deleting(pod) || matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending")
 }
 
-async fn spend_budget(server: &ApiServer, call: &Call, pod: &Value, dry_run: bool) -> Result<()> {
+async fn spend_budget(server: &ApiServer, call: &Call, pod: &Value, dry_run: bool) -> Result<Cost> {
     let namespace = call.info.namespace.as_str();
     let entries = server.list_group("policy", "poddisruptionbudgets", namespace).await?;
     let mut matching = Vec::new();
@@ -56,19 +80,21 @@ async fn spend_budget(server: &ApiServer, call: &Call, pod: &Value, dry_run: boo
             .at(&["spec", "selector"])
             .is_some_and(|s| rules::selector_matches(s, pod.at(&["metadata", "labels"])));
         if selected {
-            matching.push(budget.str_at(&["metadata", "name"]).to_owned());
+            matching.push(budget);
         }
     }
     match matching.as_slice() {
-        [] => Ok(()),
+        [] => Ok(Cost::Paid),
+        [budget] if is_no_loss(pod, budget) => Ok(Cost::Nothing),
         [budget] => {
+            let budget = budget.str_at(&["metadata", "name"]);
             let budgets =
                 Call::internal(server, ("policy", "poddisruptionbudgets"), namespace, budget, "status")?;
             let query = crate::query::Query::parse(dry_run.then_some("dryRun=All"));
             let budgets = Call { query, ..budgets };
             let (pod, now) = (call.info.name.clone(), time::rfc3339(server.now_ms()));
             let edit = Make::Edit(Box::new(move |budget| disrupt(budget, &pod, &now)));
-            Write::new(server, &budgets, budget.clone(), edit)?.commit().await.map(drop)
+            Write::new(server, &budgets, budget.to_owned(), edit)?.commit().await.map(|_| Cost::Paid)
         }
         _ => Err(Status::internal(
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
@@ -80,10 +106,9 @@ fn disrupt(budget: &mut Value, pod: &str, now: &str) -> Result<()> {
     let number = |path: &[&str]| budget.at(path).and_then(Value::as_i64).unwrap_or(0);
     let name = budget.str_at(&["metadata", "name"]).to_owned();
     if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
-        return Err(refused(
-            &name,
-            &format!("The disruption budget {name} is still being processed by the server."),
-        ));
+        return Err(refused(&format!(
+            "The disruption budget {name} is still being processed by the server."
+        )));
     }
     let allowed = number(&["status", "disruptionsAllowed"]);
     if allowed <= 0 {
@@ -91,7 +116,7 @@ fn disrupt(budget: &mut Value, pod: &str, now: &str) -> Result<()> {
             (number(&["status", "desiredHealthy"]), number(&["status", "currentHealthy"]));
         let why =
             format!("The disruption budget {name} needs {needed} healthy pods and has {healthy} currently");
-        return Err(refused(&name, &why));
+        return Err(refused(&why));
     }
     let status = budget.object_at_mut(&["status"]);
     status.set("disruptionsAllowed", allowed - 1);
@@ -99,7 +124,7 @@ fn disrupt(budget: &mut Value, pod: &str, now: &str) -> Result<()> {
     Ok(())
 }
 
-fn refused(_budget: &str, why: &str) -> Box<Status> {
+fn refused(why: &str) -> Box<Status> {
     let mut status = Status::too_many_requests(
         "Cannot evict pod as it would violate the pod's disruption budget.",
         RETRY_SECONDS,

@@ -385,3 +385,34 @@ async fn what_a_service_gives_up_is_given_away_once() {
     assert_eq!(server.ask("POST", services, named("c")).await.code, 201);
 }
 
+#[tokio::test]
+async fn pods_that_are_not_ready_may_be_evicted_where_enough_are() {
+    let server = server_with_account().await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let running = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"False"}]}}"#;
+    let merge = [("content-type", "application/merge-patch+json")];
+    // Policy, how many are well of one that should be, is the pod ready; may it go?
+    for (policy, healthy, ready, code) in [
+        ("", 1, false, 201),
+        ("", 0, false, 429),
+        (r#""unhealthyPodEvictionPolicy":"AlwaysAllow","#, 0, false, 201),
+        (r#""unhealthyPodEvictionPolicy":"AlwaysAllow","#, 1, true, 429),
+    ] {
+        assert_eq!(server.ask("POST", PODS, POD).await.code, 201);
+        let status = if ready { running.replace("False", "True") } else { running.to_owned() };
+        assert_eq!(server.ask_with("PATCH", &format!("{PODS}/a/status"), &merge, status).await.code, 200);
+        let budget = format!(
+            r#"{{"metadata":{{"name":"b"}},"spec":{{{policy}"minAvailable":1,"selector":{{"matchLabels":{{"app":"x"}}}}}}}}"#
+        );
+        assert_eq!(server.ask("POST", budgets, budget).await.code, 201);
+        let status = format!(
+            r#"{{"status":{{"observedGeneration":1,"disruptionsAllowed":0,"desiredHealthy":1,"currentHealthy":{healthy},"expectedPods":1}}}}"#
+        );
+        let told = server.ask_with("PATCH", &format!("{budgets}/b/status"), &merge, status).await;
+        assert_eq!(told.code, 200, "{}", told.text);
+        let evicted = server.ask("POST", &format!("{PODS}/a/eviction"), "{}").await;
+        assert_eq!(evicted.code, code, "{policy} {healthy} {ready}: {}", evicted.text);
+        server.ask("DELETE", &format!("{PODS}/a"), r#"{"gracePeriodSeconds":0}"#).await;
+        server.ask("DELETE", &format!("{budgets}/b"), "").await;
+    }
+}
