@@ -29,10 +29,22 @@ pub enum NotEmpty {
     Remaining(String),
 }
 
+/// Objects go in crowds: so long after the first of them it is looked who is left.
+const CROWD: Duration = Duration::from_millis(500);
+
 /// Empties namespaces until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
     let ends = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_some();
-    Shell::open(cluster, cluster.clone())
+    let shell = Shell::open(cluster, cluster.clone());
+    let (queue, me) = (shell.queue(), cluster.clone());
+    // What a finalizer held may go long after the deletion was asked for, when a retry is many minutes away.
+    cluster.census.on_change(move |_, namespace| {
+        let key = Key::new("", namespace);
+        if me.namespaces.get(&key).is_some_and(|n| ends(&n)) {
+            queue.add_after(key, CROWD);
+        }
+    });
+    shell
         .wakes(&cluster.namespaces, move |_, change| {
             Some(Key::of(&**change.object())).filter(|_| ends(change.object()))
         })

@@ -148,6 +148,15 @@ impl Graph {
         self.nodes.iter().filter(|(_, n)| n.place.resource == resource).map(|(uid, _)| uid.clone()).collect()
     }
 
+    /// Objects that name an owner of that kind.
+    pub fn owned_by(&self, group: &str, kind: &str) -> Vec<Uid> {
+        let is_meant = |owner: &OwnerReference| {
+            owner.kind == kind && owner.api_version.split_once('/').map_or("", |(group, _)| group) == group
+        };
+        let owned = self.nodes.iter().filter(|(_, node)| node.owners.iter().any(is_meant));
+        owned.map(|(uid, _)| uid.clone()).collect()
+    }
+
     fn dependents_of(&self, uid: &str) -> impl Iterator<Item = Uid> {
         self.dependents.get(uid).into_iter().flatten().cloned().collect::<Vec<_>>().into_iter()
     }

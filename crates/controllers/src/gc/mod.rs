@@ -3,6 +3,7 @@
 
 pub mod census;
 mod graph;
+mod kinds;
 mod run;
 
 pub use census::Census;

@@ -1,50 +1,41 @@
 //! The shell of the garbage collector: watches the metadata of everything that can be deleted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use corten_client::WorkQueue;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::discovery::{Scope, verbs};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Discovery, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::graph::{FOREGROUND, Graph, Node, ORPHAN, Place, Step, Uid};
-use crate::answer::changed_is_fine;
+use super::kinds::{Kinds, Resource, discover};
+use crate::answer::gone_is_fine;
 use crate::cluster::Cluster;
 
-/// Kinds whose objects never own and are never owned in earnest; they come and go too often to be watched.
-const IGNORED: &[&str] = &["Event"];
 /// Absent owners that are remembered, so that a thousand dependents do not ask a thousand times.
 const ABSENT: usize = 1000;
-
-struct Resource {
-    api: ApiResource,
-    namespaced: bool,
-}
-
-impl Resource {
-    /// `pods`, `deployments.apps`.
-    fn name(&self) -> String {
-        match self.api.group.as_str() {
-            "" => self.api.plural.clone(),
-            group => format!("{}.{group}", self.api.plural),
-        }
-    }
-}
+/// Between two looks at which kinds there are, at first and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(10);
+/// Definitions come in crowds, and what they define is served a moment later.
+const CROWD: Duration = Duration::from_millis(500);
+/// The API server's own groups: they bring nothing that was not there.
+const OWN_GROUP: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 struct Collector {
     cluster: Arc<Cluster>,
-    resources: Vec<Resource>,
-    by_kind: HashMap<(String, String), usize>,
+    kinds: RwLock<Kinds>,
+    /// Something that makes kinds has changed.
+    kinds_changed: Notify,
     graph: Mutex<Graph>,
     absent: Mutex<HashSet<Uid>>,
     queue: WorkQueue<Uid>,
@@ -52,47 +43,31 @@ struct Collector {
 
 /// Collects until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let mut pause = Duration::from_millis(100);
-    let resources = loop {
-        match discover(cluster).await {
-            Ok(resources) => break resources,
-            Err(error) => tracing::debug!(%error, "discovery failed, trying again"),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = cluster.stop.cancelled() => return,
-        }
-        pause = (pause * 2).min(Duration::from_secs(10));
-    };
-    let by_kind =
-        resources.iter().enumerate().map(|(i, r)| ((r.api.group.clone(), r.api.kind.clone()), i)).collect();
     let collector = Arc::new(Collector {
         cluster: cluster.clone(),
-        resources,
-        by_kind,
+        kinds: RwLock::default(),
+        kinds_changed: Notify::new(),
         graph: Mutex::default(),
         absent: Mutex::default(),
         queue: WorkQueue::new(),
     });
-    collector.watch_all().await;
+    let stop = cluster.stop.clone();
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = collector.watch_all() => {}
+    }
     let me = collector.clone();
     let reconcile = move |uid| {
         let me = me.clone();
         async move { me.look_at(uid).await }
     };
-    collector.queue.run(cluster.config.workers, cluster.stop.clone(), reconcile).await;
-}
-
-async fn discover(cluster: &Cluster) -> Result<Vec<Resource>, kube::Error> {
-    let discovery = Discovery::new(cluster.client.clone()).run().await?;
-    let mut resources = Vec::new();
-    for (api, can) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-        let all = [verbs::DELETE, verbs::LIST, verbs::WATCH].iter().all(|verb| can.supports_operation(verb));
-        if all && !IGNORED.contains(&api.kind.as_str()) {
-            resources.push(Resource { api, namespaced: can.scope == Scope::Namespaced });
+    let follow = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = collector.follow_kinds() => {}
         }
-    }
-    Ok(resources)
+    };
+    tokio::join!(collector.queue.run(cluster.config.workers, stop.clone(), reconcile), follow);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,30 +75,80 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Collector {
-    /// Starts a watch per resource and waits until each has listed once: before that, owners only seem to be missing.
+    /// Starts a watch per kind and waits until each has listed once: before that, owners only seem to be missing.
     async fn watch_all(self: &Arc<Self>) {
-        let mut synced = Vec::new();
-        for resource in 0..self.resources.len() {
-            let (tell, listed) = watch::channel(false);
-            let me = self.clone();
-            tokio::spawn(async move {
-                let stop = me.cluster.stop.clone();
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = me.watch(resource, tell) => {}
-                }
-            });
-            synced.push(listed);
-        }
-        for listed in &mut synced {
-            // An error says that the watch's task has ended with the cluster.
+        let started = self.start_watches().await;
+        for (_, mut listed) in started {
+            // An error says that the watch's task has ended with the cluster, or its kind.
             let _ = listed.wait_for(|done| *done).await;
         }
     }
 
-    async fn watch(&self, resource: usize, listed: watch::Sender<bool>) {
+    /// Watches kinds that are defined later, and looks then at what they own: it may be garbage already.
+    async fn follow_kinds(self: &Arc<Self>) {
+        loop {
+            self.kinds_changed.notified().await;
+            tokio::time::sleep(CROWD).await;
+            for (kind, mut listed) in self.start_watches().await {
+                let me = self.clone();
+                tokio::spawn(async move {
+                    if listed.wait_for(|done| *done).await.is_ok() {
+                        me.look_at_owned_by(kind);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Starts the watches of kinds that have none; each tells when it has listed.
+    async fn start_watches(self: &Arc<Self>) -> Vec<(usize, watch::Receiver<bool>)> {
+        let mut pause = FIRST_LOOK;
+        let found = loop {
+            match discover(&self.cluster.client, &self.cluster.stop).await {
+                Ok(found) => break found,
+                Err(error) => tracing::debug!(%error, "discovery failed, trying again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        };
+        let new = self.kinds.write().unwrap_or_else(PoisonError::into_inner).update(found);
+        new.into_iter().filter_map(|kind| Some((kind, self.start_watch(kind)?))).collect()
+    }
+
+    fn start_watch(self: &Arc<Self>, kind: usize) -> Option<watch::Receiver<bool>> {
+        let resource = self.kind(kind)?;
+        let (tell, listed) = watch::channel(false);
+        let me = self.clone();
+        tokio::spawn(async move {
+            let stop = resource.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = me.watch(kind, &resource, tell) => {}
+            }
+        });
+        Some(listed)
+    }
+
+    fn kind(&self, kind: usize) -> Option<Arc<Resource>> {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner).get(kind)
+    }
+
+    fn look_at_owned_by(&self, kind: usize) {
+        let Some(resource) = self.kind(kind) else { return };
+        let owned = lock(&self.graph).owned_by(&resource.api.group, &resource.api.kind);
+        owned.into_iter().for_each(|uid| self.queue.add(uid));
+    }
+
+    /// The definition of that name is gone, and its objects with it.
+    fn end_kind(&self, name: &str) {
+        let ended = self.kinds.write().unwrap_or_else(PoisonError::into_inner).end(name);
+        let objects = ended.map(|kind| lock(&self.graph).of_resource(kind)).unwrap_or_default();
+        objects.iter().for_each(|uid| self.remove(uid));
+    }
+
+    async fn watch(&self, resource: usize, kind: &Resource, listed: watch::Sender<bool>) {
         let api: Api<PartialObjectMeta<DynamicObject>> =
-            Api::all_with(self.cluster.client.clone(), &self.resources[resource].api);
+            Api::all_with(self.cluster.client.clone(), &kind.api);
         let mut events = pin!(watcher(api, watcher::Config::default()).backoff(corten_client::watch_pause()));
         let mut unseen = HashSet::new();
         while let Some(event) = events.next().await {
@@ -131,22 +156,25 @@ impl Collector {
                 Ok(Event::Init) => unseen = lock(&self.graph).of_resource(resource),
                 Ok(Event::InitApply(object)) => {
                     unseen.remove(object.uid().as_deref().unwrap_or_default());
-                    self.set(resource, &object);
+                    self.set(resource, kind, &object);
                 }
                 Ok(Event::InitDone) => {
                     unseen.drain().for_each(|uid| self.remove(&uid));
                     listed.send_replace(true);
                 }
-                Ok(Event::Apply(object)) => self.set(resource, &object),
+                Ok(Event::Apply(object)) => self.set(resource, kind, &object),
                 Ok(Event::Delete(object)) => self.remove(object.uid().as_deref().unwrap_or_default()),
                 Err(error) => {
-                    tracing::debug!(kind = self.resources[resource].api.kind, %error, "watch broke, retrying")
+                    tracing::debug!(kind = kind.api.kind, %error, "watch broke, retrying")
                 }
             }
         }
     }
 
-    fn set(&self, resource: usize, object: &PartialObjectMeta<DynamicObject>) {
+    fn set(&self, resource: usize, kind: &Resource, object: &PartialObjectMeta<DynamicObject>) {
+        if kind.makes_kinds() && !object.labels().contains_key(OWN_GROUP) {
+            self.kinds_changed.notify_one();
+        }
         let place =
             Place { resource, namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
         let Some(uid) = object.uid() else { return };
@@ -155,11 +183,7 @@ impl Collector {
             (graph.get(&uid).is_none(), graph.set(&uid, Node::new(place, &object.metadata)))
         };
         if is_new {
-            self.cluster.census.note(
-                &self.resources[resource].name(),
-                &object.namespace().unwrap_or_default(),
-                true,
-            );
+            self.cluster.census.note(&kind.name(), &object.namespace().unwrap_or_default(), true);
         }
         look.into_iter().for_each(|uid| self.queue.add(uid));
     }
@@ -169,11 +193,15 @@ impl Collector {
             let mut graph = lock(&self.graph);
             (graph.get(uid).map(|node| node.place.clone()), graph.remove(uid))
         };
-        if let Some(place) = place {
-            self.cluster.census.note(&self.resources[place.resource].name(), &place.namespace, false);
-        }
         self.note_absent(uid.to_owned());
         look.into_iter().for_each(|uid| self.queue.add(uid));
+        let Some((kind, place)) = place.and_then(|place| Some((self.kind(place.resource)?, place))) else {
+            return;
+        };
+        self.cluster.census.note(&kind.name(), &place.namespace, false);
+        if kind.defines_kinds() {
+            self.end_kind(&place.name);
+        }
     }
 
     fn note_absent(&self, uid: Uid) {
@@ -205,27 +233,39 @@ impl Collector {
         .map(|()| None)
     }
 
-    fn api(&self, node: &Node) -> Api<DynamicObject> {
+    /// `None`: nobody knows its kind any more.
+    fn api(&self, node: &Node) -> Option<Api<DynamicObject>> {
         self.api_at(node.place.resource, &node.place.namespace)
     }
 
-    fn api_at(&self, resource: usize, namespace: &str) -> Api<DynamicObject> {
-        let resource = &self.resources[resource];
-        let client = self.cluster.client.clone();
-        if resource.namespaced && !namespace.is_empty() {
-            Api::namespaced_with(client, namespace, &resource.api)
+    fn api_at(&self, kind: usize, namespace: &str) -> Option<Api<DynamicObject>> {
+        let (kind, client) = (self.kind(kind)?, self.cluster.client.clone());
+        Some(if kind.namespaced && !namespace.is_empty() {
+            Api::namespaced_with(client, namespace, &kind.api)
         } else {
-            Api::all_with(client, &resource.api)
-        }
+            Api::all_with(client, &kind.api)
+        })
+    }
+
+    /// The object as the API has it, if it is this one still. What the graph knows may be older: each kind has a watch of its own.
+    async fn live(
+        &self,
+        uid: &Uid,
+        node: &Node,
+    ) -> Result<Option<(Api<DynamicObject>, PartialObjectMeta<DynamicObject>)>, kube::Error> {
+        let Some(api) = self.api(node) else { return Ok(None) };
+        let found = api.get_metadata_opt(&node.place.name).await?;
+        Ok(found.filter(|object| object.metadata.uid.as_ref() == Some(uid)).map(|object| (api, object)))
     }
 
     /// Is an owner that the graph does not know really not there? An owner of a kind that nobody serves is not judged.
     async fn ask(&self, uid: &Uid, node: &Node, owners: Vec<OwnerReference>) -> Result<(), kube::Error> {
         let mut found_absent = false;
         for owner in owners {
-            let group = owner.api_version.split_once('/').map_or("", |(group, _)| group).to_owned();
-            let Some(resource) = self.by_kind.get(&(group, owner.kind.clone())) else { continue };
-            let found = self.api_at(*resource, &node.place.namespace).get_metadata_opt(&owner.name).await?;
+            let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+            let kind = self.kinds.read().unwrap_or_else(PoisonError::into_inner).find(group, &owner.kind);
+            let Some(api) = kind.and_then(|kind| self.api_at(kind, &node.place.namespace)) else { continue };
+            let found = api.get_metadata_opt(&owner.name).await?;
             if found.is_none_or(|o| o.metadata.uid.as_deref() != Some(&owner.uid)) {
                 self.note_absent(owner.uid);
                 found_absent = true;
@@ -238,18 +278,30 @@ impl Collector {
     }
 
     async fn disown(&self, uid: &Uid, node: &Node, owners: &[Uid]) -> Result<(), kube::Error> {
-        let kept: Vec<_> = node.owners.iter().filter(|o| !owners.contains(&o.uid)).collect();
-        let patch = json!({ "metadata": { "uid": uid, "ownerReferences": kept } });
-        let answer =
-            self.api(node).patch(&node.place.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        changed_is_fine(answer)
+        let Some((api, live)) = self.live(uid, node).await? else { return Ok(()) };
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            live.owner_references().iter().partition(|o| owners.contains(&o.uid));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let version = &live.metadata.resource_version;
+        let patch =
+            json!({ "metadata": { "uid": uid, "resourceVersion": version, "ownerReferences": kept } });
+        gone_is_fine(api.patch(&node.place.name, &PatchParams::default(), &Patch::Merge(patch)).await)
     }
 
+    /// Deletes the object if the API shows the owners that were judged. An owner that orphaned its dependents may be seen to go before
+    /// they are seen to be free; then the watch brings them, and with them another look.
     async fn delete(&self, uid: &Uid, node: &Node, foreground: bool) -> Result<(), kube::Error> {
+        let Some((api, live)) = self.live(uid, node).await? else { return Ok(()) };
+        if live.owner_references() != node.owners || live.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
         let params = if foreground { DeleteParams::foreground() } else { DeleteParams::background() };
-        let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
+        let exactly =
+            Preconditions { uid: Some(uid.clone()), resource_version: live.metadata.resource_version };
         let params = DeleteParams { preconditions: Some(exactly), ..params };
-        changed_is_fine(self.api(node).delete(&node.place.name, &params).await)
+        gone_is_fine(api.delete(&node.place.name, &params).await)
     }
 
     async fn orphan(&self, uid: &Uid, node: &Node, dependents: Vec<Uid>) -> Result<(), kube::Error> {
@@ -263,16 +315,77 @@ impl Collector {
     }
 
     async fn remove_finalizer(&self, uid: &Uid, node: &Node, finalizer: &str) -> Result<(), kube::Error> {
-        let api = self.api(node);
-        let Some(object) = api.get_metadata_opt(&node.place.name).await? else { return Ok(()) };
-        if object.metadata.uid.as_ref() != Some(uid) {
-            return Ok(());
-        }
+        let Some((api, object)) = self.live(uid, node).await? else { return Ok(()) };
         let kept: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
         let patch = json!({ "metadata": { "uid": uid, "resourceVersion": object.metadata.resource_version, "finalizers": kept } });
-        match api.patch(&node.place.name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            answer => answer.map(drop),
+        gone_is_fine(api.patch(&node.place.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corten_client::Informers;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use kube::api::ApiResource;
+    use kube::client::Body;
+    use serde_json::{Value, from_value};
+    use tokio_util::sync::CancellationToken;
+
+    /// A collector before an API that answers everything with one pod and notes what is written.
+    fn collector(pod: Value) -> (Collector, Arc<Mutex<Vec<http::Method>>>) {
+        let writes: Arc<Mutex<Vec<http::Method>>> = Arc::default();
+        let noted = writes.clone();
+        let client = corten_client::in_process(tower::service_fn(move |request: http::Request<Body>| {
+            if request.method() != http::Method::GET {
+                lock(&noted).push(request.method().clone());
+            }
+            let body = Body::from(pod.to_string().into_bytes());
+            async move { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+        }));
+        let stop = CancellationToken::new();
+        let informers = Informers::new(client.clone(), stop.clone());
+        let cluster = Cluster::start(client, &informers, crate::Config::default(), stop.clone());
+        let api = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let mut kinds = Kinds::default();
+        kinds.update(vec![Resource { api, namespaced: true, stop }]);
+        let collector = Collector {
+            cluster,
+            kinds: RwLock::new(kinds),
+            kinds_changed: Notify::new(),
+            graph: Mutex::default(),
+            absent: Mutex::default(),
+            queue: WorkQueue::new(),
+        };
+        (collector, writes)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_deleted_for_owners_that_the_api_does_not_show_any_more() {
+        let owners = json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "gone" }]);
+        let meta = |owners: Value| {
+            json!({ "name": "p", "namespace": "ns", "uid": "p", "resourceVersion": "7",
+                                           "ownerReferences": owners })
+        };
+        let with = |field: &str, value: &str| {
+            let mut meta = meta(owners.clone());
+            meta[field] = json!(value);
+            meta
+        };
+        let table = [
+            (meta(owners.clone()), true),
+            (meta(json!([])), false),
+            (with("uid", "another"), false),
+            (with("deletionTimestamp", "2026-01-01T00:00:00Z"), false),
+        ];
+        let known: ObjectMeta = from_value(meta(owners.clone())).unwrap();
+        let place = Place { resource: 0, namespace: "ns".into(), name: "p".into() };
+        for (live, goes) in table {
+            let (collector, writes) =
+                collector(json!({ "apiVersion": "v1", "kind": "Pod", "metadata": live.clone() }));
+            collector.delete(&"p".to_owned(), &Node::new(place.clone(), &known), false).await.unwrap();
+            let expected = if goes { vec![http::Method::DELETE] } else { Vec::new() };
+            assert_eq!(*lock(&writes), expected, "{live}");
         }
     }
 }
