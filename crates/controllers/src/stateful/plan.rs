@@ -127,7 +127,9 @@ impl Planner<'_> {
         false
     }
 
-    /// Is the pod of this slot of the present template? Below the partition it is of the one before.
+    /// Is the pod of this slot of the present template? Below the partition it is of the one before; where no partition is given,
+    /// as many as are left of that one are of it still. A partition of 0 makes all new: a template that never became ready must
+    /// not come back.
     fn is_new(&self, slot: i32, revisions: Revisions<'_>) -> bool {
         let strategy = self.set.spec.update_strategy.as_ref();
         let rolls = strategy.and_then(|s| s.type_.as_deref()) != Some("OnDelete");
@@ -135,10 +137,7 @@ impl Planner<'_> {
         let of_current = self.set.status.as_ref().and_then(|s| s.current_replicas).unwrap_or_default();
         revisions.current == revisions.update
             || !rolls
-            || match partition {
-                Some(partition) if partition > 0 => slot >= first(self.set) + partition,
-                _ => slot >= first(self.set) + of_current,
-            }
+            || slot >= first(self.set).saturating_add(partition.unwrap_or(of_current))
     }
 
     /// Pods beyond the slots go, the last one first.
@@ -284,6 +283,24 @@ mod tests {
         let plan = plan(&set, &pods, BOTH, now());
         let deleted = plan.delete.iter().map(|(pod, _)| ordinal(&set, pod).unwrap()).collect();
         (plan.create.iter().map(|(number, _)| *number).collect(), deleted)
+    }
+
+    #[test]
+    fn a_pod_that_comes_again_is_of_the_old_template_only_below_the_partition() {
+        let rolling = |partition: Value| json!({ "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": partition } });
+        let table = [
+            (rolling(json!({ "partition": 0 })), true),
+            (rolling(json!({ "partition": 1 })), false),
+            (rolling(Value::Null), false),
+            (json!({ "updateStrategy": { "type": "OnDelete" } }), true),
+        ];
+        for (spec, new) in table {
+            let mut set = set(spec.clone());
+            set.status =
+                Some(StatefulSetStatus { current_replicas: Some(2), ..StatefulSetStatus::default() });
+            let pods = [pod(1, "old", 'r'), pod(2, "new", 'r')];
+            assert_eq!(plan(&set, &pods, BOTH, now()).create, [(0, new)], "{spec}");
+        }
     }
 
     #[test]
