@@ -11,12 +11,20 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use k8s_openapi::jiff::Timestamp;
 
 use super::metrics::PodUse;
 use crate::pods;
 
 /// A use that differs from its target by less is good enough (upstream's `--horizontal-pod-autoscaler-tolerance`).
 const TOLERANCE: f64 = 0.1;
+
+/// The use of CPU of a pod that is not ready says nothing for so long after its start, in seconds (upstream's
+/// `--horizontal-pod-autoscaler-cpu-initialization-period`).
+const STARTING: i64 = 300;
+/// A pod that turned not ready within so many seconds of its start was never ready (upstream's
+/// `--horizontal-pod-autoscaler-initial-readiness-delay`).
+const FIRST_READY: i64 = 30;
 
 /// What a metric says.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,12 +168,25 @@ impl Groups {
     }
 }
 
+/// Is the pod not ready because it starts? One that stops being ready later is measured: it may be the load that it does not stand.
+fn is_starting(pod: &Pod, now: Timestamp) -> bool {
+    let status = pod.status.as_ref();
+    let ready = status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == "Ready");
+    let turned = ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0.as_second());
+    let started = status.and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second());
+    let (false, Some(started), Some(turned)) = (pods::is_ready(pod), started, turned) else {
+        return !pods::is_ready(pod);
+    };
+    now.as_second() < started + STARTING || turned < started + FIRST_READY
+}
+
 /// What one metric asks for. The error says what is not known.
 pub fn propose(
     metric: &MetricSpec,
     pods: &[Arc<Pod>],
     uses: &HashMap<Key, PodUse>,
     current: i32,
+    now: Timestamp,
 ) -> Result<Proposal, String> {
     let source = source(metric)?;
     let percent = source.target.average_utilization;
@@ -180,7 +201,7 @@ pub fn propose(
                 return Err("invalid metric target: neither utilization nor average value".to_owned());
             }
         };
-        let pending = pods::phase(pod) == "Pending" || (source.resource == "cpu" && !pods::is_ready(pod));
+        let pending = pods::phase(pod) == "Pending" || (source.resource == "cpu" && is_starting(pod, now));
         match source.usage(pod, uses) {
             _ if pending => groups.unready.push(wanted),
             Some(used) => {
@@ -238,7 +259,8 @@ mod tests {
             (Key::new("ns", n.to_string()), HashMap::from([("c".to_owned(), used)]))
         });
         let current = i32::try_from(uses.len()).unwrap();
-        let proposal = propose(&from_value(metric).unwrap(), &pods, &known.collect(), current)?;
+        let now = Timestamp::UNIX_EPOCH;
+        let proposal = propose(&from_value(metric).unwrap(), &pods, &known.collect(), current, now)?;
         let current = proposal.status.resource.unwrap().current;
         Ok((proposal.replicas, current.average_utilization))
     }
@@ -246,6 +268,26 @@ mod tests {
     fn cpu(percent: i32) -> Value {
         let target = json!({ "type": "Utilization", "averageUtilization": percent });
         json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } })
+    }
+
+    #[test]
+    fn a_pod_that_stops_being_ready_under_load_is_measured() {
+        // Started at 0: when it turned, what it is, now.
+        let table = [
+            (10, "False", 100, true),
+            (200, "False", 250, true),
+            (10, "False", 400, true),
+            (200, "False", 400, false),
+            (200, "True", 250, false),
+        ];
+        for (turned, ready, now, starting) in table {
+            let time = |second| Timestamp::from_second(second).unwrap();
+            let condition =
+                json!({ "type": "Ready", "status": ready, "lastTransitionTime": time(turned).to_string() });
+            let status = json!({ "startTime": time(0).to_string(), "conditions": [condition] });
+            let pod: Pod = from_value(json!({ "metadata": {}, "status": status })).unwrap();
+            assert_eq!(is_starting(&pod, time(now)), starting, "{turned} {ready} {now}");
+        }
     }
 
     #[test]

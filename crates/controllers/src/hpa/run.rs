@@ -58,6 +58,18 @@ fn woken_by_itself(_: &Controller, change: &Change<HorizontalPodAutoscaler>) -> 
     }
 }
 
+/// The size that a target outside of the bounds gets at once, whatever is measured; and why.
+fn into_bounds(hpa: &HorizontalPodAutoscaler, current: i32) -> Option<(i32, &'static str)> {
+    let (least, most) = (hpa.spec.min_replicas.unwrap_or(1), hpa.spec.max_replicas);
+    if current > most {
+        Some((most, "Current number of replicas above Spec.MaxReplicas"))
+    } else if current < least {
+        Some((least, "Current number of replicas below Spec.MinReplicas"))
+    } else {
+        None
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -167,16 +179,29 @@ impl Controller {
             draft.status.desired_replicas = 0;
             return;
         }
+        if let Some((size, why)) = into_bounds(hpa, current) {
+            return self.rescale(key, &api, hpa, draft, (current, size), why).await;
+        }
         let selector = scale.status.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+        if selector.is_empty() {
+            // It would choose every pod of the namespace.
+            self.recorder.warning(hpa, "SelectorRequired", "selector is required");
+            let message = "the HPA target's scale is missing a selector";
+            draft.set("ScalingActive", false, "InvalidSelector", message);
+            draft.status.desired_replicas = current;
+            return;
+        }
         let Some((wanted, why)) = self.measure(key, hpa, &selector, current, draft).await else {
             draft.status.desired_replicas = current;
             return;
         };
         let size = self.decide(key, hpa, wanted, current, draft);
-        self.rescale(&api, hpa, draft, (current, size), &why).await;
-        if size != current {
-            lock(&self.past).entry(key.clone()).or_default().changed.push((draft.now, size - current));
-        }
+        let why = if size > current {
+            format!("{why} above target")
+        } else {
+            "All metrics below target".to_owned()
+        };
+        self.rescale(key, &api, hpa, draft, (current, size), &why).await;
     }
 
     /// What the metrics ask for, and why; `None` when that is not known.
@@ -198,7 +223,7 @@ impl Controller {
         };
         let uses = self.uses(&pods).await;
         let asked =
-            hpa.spec.metrics.iter().flatten().map(|metric| plan::propose(metric, &pods, &uses, current));
+            hpa.spec.metrics.iter().flatten().map(|m| plan::propose(m, &pods, &uses, current, draft.now));
         let (good, bad): (Vec<_>, Vec<_>) = asked.partition(Result::is_ok);
         let good: Vec<Proposal> = good.into_iter().filter_map(Result::ok).collect();
         let error = bad.into_iter().find_map(Result::err);
@@ -281,8 +306,10 @@ impl Controller {
         size
     }
 
+    /// Sets the size. Only what was carried out counts against the rates.
     async fn rescale(
         &self,
+        key: &Key,
         api: &kube::Api<DynamicObject>,
         hpa: &HorizontalPodAutoscaler,
         draft: &mut Draft<'_>,
@@ -293,11 +320,6 @@ impl Controller {
         if size == current {
             return;
         }
-        let why = if size > current {
-            format!("{why} above target")
-        } else {
-            "All metrics below target".to_owned()
-        };
         let patch = Patch::Merge(json!({ "spec": { "replicas": size } }));
         let name = &hpa.spec.scale_target_ref.name;
         match api.patch_scale(name, &PatchParams::default(), &patch).await {
@@ -306,6 +328,7 @@ impl Controller {
                 let message = format!("the HPA controller was able to update the target scale to {size}");
                 draft.set("AbleToScale", true, "SucceededRescale", message);
                 draft.status.last_scale_time = Some(Time(draft.now));
+                lock(&self.past).entry(key.clone()).or_default().changed.push((draft.now, size - current));
             }
             Err(error) => {
                 let words = answer::words(&error);
@@ -315,6 +338,22 @@ impl Controller {
                 draft.set("AbleToScale", false, "FailedUpdateScale", message);
                 draft.status.desired_replicas = current;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_outside_of_the_bounds_is_brought_into_them_without_metrics() {
+        let hpa: HorizontalPodAutoscaler =
+            serde_json::from_value(json!({ "metadata": { "name": "h" }, "spec": {
+            "minReplicas": 2, "maxReplicas": 5, "scaleTargetRef": { "kind": "Deployment", "name": "d" } } }))
+            .unwrap();
+        for (current, expected) in [(1, Some(2)), (2, None), (5, None), (9, Some(5))] {
+            assert_eq!(into_bounds(&hpa, current).map(|(size, _)| size), expected, "{current}");
         }
     }
 }
