@@ -80,7 +80,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        let rings_at = Instant::now() + delay;
+        // What is too far away for the clock never comes.
+        let Some(rings_at) = Instant::now().checked_add(delay) else { return };
         {
             let mut state = self.state();
             if state.timers.get(&key).is_some_and(|earlier| *earlier <= rings_at) {

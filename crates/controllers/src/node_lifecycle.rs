@@ -311,9 +311,11 @@ fn tolerated_for(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -
         if accepting.is_empty() {
             return Some(Duration::ZERO);
         }
-        let Some(seconds) = accepting.iter().filter_map(|t| t.toleration_seconds).min() else { continue };
+        let given = accepting.iter().filter_map(|t| t.toleration_seconds).min();
+        // The largest number is for ever, as upstream has it.
+        let Some(seconds) = given.filter(|seconds| *seconds != i64::MAX) else { continue };
         let added = taint.time_added.as_ref().map_or(now, |t| t.0);
-        let left = added.as_second() + seconds - now.as_second();
+        let left = added.as_second().saturating_add(seconds).saturating_sub(now.as_second());
         let left = Duration::from_secs(u64::try_from(left).unwrap_or_default());
         least = Some(least.map_or(left, |l| l.min(left)));
     }
@@ -374,6 +376,12 @@ mod tests {
         assert_eq!(tolerated_for(&taint, &tolerate(json!(300)), at(100)), Some(Duration::from_secs(260)));
         assert_eq!(tolerated_for(&taint, &tolerate(json!(300)), at(400)), Some(Duration::ZERO));
         assert_eq!(tolerated_for(&taint, &tolerate(Value::Null), at(400)), None);
+        assert_eq!(tolerated_for(&taint, &tolerate(json!(i64::MAX)), at(400)), None);
+        assert!(
+            tolerated_for(&taint, &tolerate(json!(i64::MAX - 1)), at(400))
+                .is_some_and(|left| !left.is_zero())
+        );
+        assert_eq!(tolerated_for(&taint, &tolerate(json!(-1)), at(400)), Some(Duration::ZERO));
         assert_eq!(tolerated_for(&[], &[], at(400)), None);
     }
 }

@@ -43,7 +43,8 @@ pub fn plan(cron: &CronJob, jobs: &[Arc<Job>], schedule: &Schedule, zone: &TimeZ
     let next = schedule.next(now, zone);
     plan.again = next.map(|next| wait(now, next));
     let Some(time) = latest(cron, schedule, zone, now, &mut plan) else { return plan };
-    let late = spec.starting_deadline_seconds.is_some_and(|s| time.as_second() + s < now.as_second());
+    let late =
+        spec.starting_deadline_seconds.is_some_and(|s| time.as_second().saturating_add(s) < now.as_second());
     if late {
         plan.words.push((true, "MissSchedule", format!("Missed scheduled time to start a job: {time}")));
         return plan;
@@ -86,8 +87,10 @@ fn latest(
 ) -> Option<Timestamp> {
     let started = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref());
     let mut since = started.or(cron.metadata.creation_timestamp.as_ref())?.0;
-    if let Some(seconds) = cron.spec.starting_deadline_seconds {
-        let earliest = Timestamp::from_second(now.as_second().saturating_sub(seconds)).ok()?;
+    if let Some(seconds) = cron.spec.starting_deadline_seconds
+        // A deadline longer than time itself bounds nothing.
+        && let Ok(earliest) = Timestamp::from_second(now.as_second().saturating_sub(seconds))
+    {
         since = since.max(earliest);
     }
     let (mut last, mut missed) = (None, 0);
@@ -182,6 +185,15 @@ mod tests {
             (many.start, many.words[0].1),
             (Some("2026-01-03T00:40:00Z".parse().unwrap()), "TooManyMissedTimes")
         );
+    }
+
+    #[test]
+    fn a_deadline_may_be_as_long_as_numbers_go() {
+        for seconds in [600, 1_000_000_000_000_000, i64::MAX] {
+            let cron = cron(json!({ "startingDeadlineSeconds": seconds }), None);
+            let plan = planned(&cron, &[], "2026-01-01T00:10:01Z");
+            assert!(plan.start.is_some(), "{seconds}");
+        }
     }
 
     #[test]

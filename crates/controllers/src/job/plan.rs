@@ -70,7 +70,7 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     if let Some((reason, message)) = failure_of(spec, &plan.status, &account, &crew, now) {
         set(&mut plan.status, "FailureTarget", "True", reason, &message, now);
     } else if let Some((reason, message)) = success_of(spec, &plan.status, &account, &crew) {
-        set(&mut plan.status, "SuccessCriteriaMet", "True", reason, message, now);
+        set(&mut plan.status, "SuccessCriteriaMet", "True", reason, &message, now);
     }
     match target(&plan.status) {
         Some(("FailureTarget", ..)) => plan.delete = crew.active.clone(),
@@ -107,7 +107,7 @@ fn start(job: &Job, plan: &mut Plan, now: Timestamp) {
     }
     let deadline = spec.and_then(|s| s.active_deadline_seconds).zip(plan.status.start_time.as_ref());
     if let Some((seconds, started)) = deadline {
-        let left = started.0.as_second() + seconds - now.as_second();
+        let left = started.0.as_second().saturating_add(seconds) - now.as_second();
         plan.again = u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_secs);
     }
 }
@@ -174,20 +174,20 @@ fn success_of(
     status: &JobStatus,
     account: &Account,
     crew: &Crew,
-) -> Option<(&'static str, &'static str)> {
+) -> Option<(&'static str, String)> {
     if target(status).is_some() {
         return None;
     }
-    let rules = spec.success_policy.iter().flat_map(|p| &p.rules);
-    if rules.into_iter().any(|rule| is_enough(rule, &account.completed)) {
-        return Some(("SuccessPolicy", "Matched rules at index 0"));
+    let mut rules = spec.success_policy.iter().flat_map(|p| &p.rules);
+    if let Some(index) = rules.position(|rule| is_enough(rule, &account.completed)) {
+        return Some(("SuccessPolicy", format!("Matched rules at index {index}")));
     }
     let done = match spec.completions {
         Some(wanted) => account.succeeded >= wanted,
         // A work queue: one that ended well says that there is nothing left.
         None => account.succeeded > 0 && crew.active.is_empty(),
     };
-    done.then_some(("CompletionsReached", "Reached expected number of succeeded pods"))
+    done.then(|| ("CompletionsReached", "Reached expected number of succeeded pods".to_owned()))
 }
 
 fn is_enough(rule: &SuccessPolicyRule, completed: &BTreeSet<i32>) -> bool {
