@@ -47,7 +47,7 @@ impl Bounds {
 
     /// The most pods at any moment.
     pub fn most(self) -> i32 {
-        self.wanted + self.surge
+        self.wanted.saturating_add(self.surge)
     }
 
     /// The fewest available pods at any moment.
@@ -84,6 +84,11 @@ pub fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or_default()
 }
 
+/// Pods that these replica sets are told to have together.
+pub fn total<'a>(sets: impl IntoIterator<Item = &'a Arc<ReplicaSet>>) -> i32 {
+    sets.into_iter().fold(0, |sum, set| sum.saturating_add(size(set)))
+}
+
 fn name(set: &ReplicaSet) -> String {
     set.metadata.name.clone().unwrap_or_default()
 }
@@ -116,7 +121,7 @@ pub fn new_size(bounds: Bounds, present: i32, all: i32) -> i32 {
 
 /// One step of a rolling update: first the new set grows, then the old ones shrink by what may be away.
 pub fn roll(bounds: Bounds, new: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> Vec<Scale> {
-    let all = size(new) + old.iter().map(|s| size(s)).sum::<i32>();
+    let all = size(new).saturating_add(total(old));
     if let Some(grow) = scale(new, new_size(bounds, size(new), all)) {
         return vec![grow];
     }
@@ -174,6 +179,19 @@ pub fn was_scaled(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> bool {
     })
 }
 
+/// A deployment without pods is scaled while it is paused: its present replica set grows, or else the one before.
+pub fn scale_from_nothing(
+    bounds: Bounds,
+    new: Option<&Arc<ReplicaSet>>,
+    old: &[Arc<ReplicaSet>],
+    revision: impl Fn(&ReplicaSet) -> i64,
+) -> Option<Scale> {
+    if total(old.iter().chain(new)) > 0 {
+        return None;
+    }
+    scale(new.or_else(|| old.iter().max_by_key(|set| revision(set)))?, bounds.wanted)
+}
+
 /// Scales a deployment whose rollout stands still or is under way, in proportion to the sets' sizes, the largest first.
 pub fn scale_in_proportion(bounds: Bounds, sets: &[Arc<ReplicaSet>]) -> Vec<Scale> {
     let mut active: Vec<&Arc<ReplicaSet>> = sets.iter().filter(|set| size(set) > 0).collect();
@@ -183,7 +201,7 @@ pub fn scale_in_proportion(bounds: Bounds, sets: &[Arc<ReplicaSet>]) -> Vec<Scal
     active.sort_by_key(|set| {
         (std::cmp::Reverse(size(set)), std::cmp::Reverse(set.metadata.creation_timestamp.clone()))
     });
-    let total: i32 = active.iter().map(|s| size(s)).sum();
+    let total = total(active.iter().copied());
     let allowed = if bounds.wanted > 0 { bounds.most() } else { 0 };
     let mut change = allowed - total;
     let mut to: Vec<i32> = Vec::with_capacity(active.len());
@@ -264,6 +282,28 @@ pub(crate) mod tests {
             let steps: Vec<_> = steps.iter().map(|s| (s.name.as_str(), s.from, s.to)).collect();
             assert_eq!(steps, expected, "new {} old {}", size(&new), size(&old));
         }
+    }
+
+    #[test]
+    fn what_is_paused_and_has_no_pods_is_scaled_too() {
+        let bounds = Bounds { wanted: 3, surge: 1, unavailable: 1 };
+        let (none, some) = (set("a-1", 0, 0), set("b-2", 0, 0));
+        let revision = |set: &ReplicaSet| name(set)[2..].parse().unwrap();
+        let grown = |new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]| {
+            scale_from_nothing(bounds, new, old, revision).map(|step| (step.name, step.to))
+        };
+        let sets = [none.clone(), some.clone()];
+        assert_eq!(grown(Some(&none), std::slice::from_ref(&some)), Some(("a-1".into(), 3)));
+        assert_eq!(grown(None, &sets), Some(("b-2".into(), 3)));
+        assert_eq!(grown(Some(&none), &[set("c-3", 1, 1)]), None);
+        assert_eq!(grown(None, &[]), None);
+    }
+
+    #[test]
+    fn a_surge_without_bound_is_no_surge_below_zero() {
+        let bounds = Bounds { wanted: 3, surge: i32::MAX, unavailable: 0 };
+        let steps = roll(bounds, &set("new", 0, 0), &[set("old", 3, 3)]);
+        assert_eq!(steps, [Scale { name: "new".into(), from: 0, to: 3 }]);
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::plan::{self, Bounds, Scale, size};
 use super::{DESIRED, HASH_LABEL, MAX, REVISION, REVISION_HISTORY, hash, status};
+use crate::answer::changed_is_fine;
 use crate::claim::{self, controller_of};
 use crate::cluster::Cluster;
 use crate::pods;
@@ -113,9 +114,12 @@ impl Controller {
         let paused = deployment.spec.paused == Some(true);
         if paused || plan::was_scaled(deployment, &sets.all()) {
             self.renew(deployment, sets).await?;
-            if !paused || plan::was_scaled(deployment, &sets.all()) {
-                self.scale_all(deployment, sets, plan::scale_in_proportion(bounds, &sets.all())).await?;
-            }
+            let steps = if plan::was_scaled(deployment, &sets.all()) {
+                plan::scale_in_proportion(bounds, &sets.all())
+            } else {
+                plan::scale_from_nothing(bounds, sets.new.as_ref(), &sets.old, revision).into_iter().collect()
+            };
+            self.scale_all(deployment, sets, steps).await?;
             return self.tell_sizes(deployment, sets).await;
         }
         if plan::is_recreate(deployment) {
@@ -198,7 +202,7 @@ impl Controller {
     async fn create(&self, deployment: &Deployment, sets: &Sets) -> Result<Arc<ReplicaSet>, kube::Error> {
         let collisions = deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or_default();
         let bounds = Bounds::of(deployment);
-        let all = sets.old.iter().map(|s| size(s)).sum();
+        let all = plan::total(&sets.old);
         let replicas =
             if plan::is_recreate(deployment) { bounds.wanted } else { plan::new_size(bounds, 0, all) };
         let set = new_set(deployment, collisions, replicas, next_revision(&sets.old));
@@ -336,15 +340,9 @@ impl Controller {
         }
         let updated = Deployment { status: Some(status), ..deployment.clone() };
         let name = deployment.metadata.name.as_deref().unwrap_or_default();
-        match self.api::<Deployment>(deployment).replace_status(name, &PostParams::default(), &updated).await
-        {
-            // Gone, or changed (by our own revision, too): the watch brings what is true, and with it another look.
-            Err(kube::Error::Api(answer)) if !matches!(answer.code, 404 | 409) => {
-                Err(kube::Error::Api(answer))
-            }
-            Err(error @ kube::Error::Service(_)) => Err(error),
-            _ => Ok(again),
-        }
+        let api = self.api::<Deployment>(deployment);
+        // Gone, or changed (by our own revision, too): the watch brings what is true, and with it another look.
+        changed_is_fine(api.replace_status(name, &PostParams::default(), &updated).await).map(|()| again)
     }
 }
 
