@@ -53,11 +53,12 @@ impl Expectations {
         }
     }
 
-    /// Has everything come back?
-    pub fn met(&self, owner: &Key) -> bool {
-        self.lock()
-            .get(owner)
-            .is_none_or(|o| (o.creations == 0 && o.deletions.is_empty()) || o.since.elapsed() > FORGET_AFTER)
+    /// How long to wait for what has not come back yet; `None`: everything has, or will not. Nobody else may wake the owner when a
+    /// watch has lost something.
+    pub fn missing(&self, owner: &Key) -> Option<Duration> {
+        let all = self.lock();
+        let outstanding = all.get(owner).filter(|o| o.creations > 0 || !o.deletions.is_empty())?;
+        FORGET_AFTER.checked_sub(outstanding.since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// The owner is gone.
@@ -167,14 +168,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn met_when_all_came_back_or_too_long_ago() {
         let (all, owner) = (Expectations::default(), Key::new("ns", "rs"));
-        assert!(all.met(&owner));
+        assert_eq!(all.missing(&owner), None);
         all.expect(&owner, 1, ["uid".to_owned()]);
         all.created(&owner);
-        assert!(!all.met(&owner));
+        assert_eq!(all.missing(&owner), Some(FORGET_AFTER));
         all.deleted(&owner, "uid");
-        assert!(all.met(&owner));
+        assert_eq!(all.missing(&owner), None);
         all.expect(&owner, 1, []);
-        tokio::time::advance(FORGET_AFTER + Duration::from_secs(1)).await;
-        assert!(all.met(&owner));
+        tokio::time::advance(all.missing(&owner).unwrap()).await;
+        assert_eq!(all.missing(&owner), None, "whoever waited so long is not told to wait on");
     }
 }

@@ -1,5 +1,6 @@
 //! Daemon sets: one pod on every node that fits, replaced node by node when the template changes.
 
+mod backoff;
 pub mod plan;
 mod run;
 

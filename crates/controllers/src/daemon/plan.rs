@@ -1,6 +1,6 @@
 //! Which nodes want the daemon, which pods to make and to delete, and the counts of the status. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use corten_scheduler::selector::{node_selector_matches, untolerated};
@@ -37,6 +37,21 @@ pub struct Plan {
     pub delete: Vec<Arc<Pod>>,
     /// Failed pods among those, for the event.
     pub failed: Vec<Arc<Pod>>,
+}
+
+impl Plan {
+    /// The nodes of the failed pods.
+    pub fn failed_on(&self) -> BTreeSet<String> {
+        self.failed.iter().filter_map(|pod| node_of(pod)).collect()
+    }
+
+    /// Leaves failed pods on these nodes as they are, and makes none in their place.
+    pub fn leave_alone<V>(&mut self, nodes: &BTreeMap<String, V>) {
+        let is_held = |pod: &Arc<Pod>| node_of(pod).is_some_and(|node| nodes.contains_key(&node));
+        let held: Vec<_> = self.failed.extract_if(.., |pod| is_held(pod)).collect();
+        self.delete.retain(|pod| !held.iter().any(|failed| Arc::ptr_eq(failed, pod)));
+        self.create_on.retain(|node| !nodes.contains_key(node));
+    }
 }
 
 /// Is there to be a pod on the node, and may one stay that is there?
@@ -370,6 +385,11 @@ mod tests {
         let plan = manage(&set(json!({})), &nodes, &pods, "h", now);
         assert_eq!(plan.create_on, ["b", "d"]);
         assert_eq!(names(&plan.delete), ["a2", "failed", "bad"]);
+        let (mut plan, held) = (plan, BTreeMap::from([("b".to_owned(), ())]));
+        assert_eq!(plan.failed_on(), BTreeSet::from(["b".to_owned()]));
+        plan.leave_alone(&held);
+        assert_eq!((plan.create_on, plan.failed.len()), (vec!["d".to_owned()], 0));
+        assert_eq!(names(&plan.delete), ["a2", "bad"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The shell of the daemon set controller.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
+use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::plan::{self, Plan};
 use crate::answer::{changed_is_fine, gone_is_fine};
 use crate::claim::{self, controller_of};
@@ -25,6 +28,7 @@ struct Controller {
     cluster: Arc<Cluster>,
     recorder: Recorder,
     expectations: Expectations,
+    backoff: Backoff,
 }
 
 /// Keeps daemons on nodes until the cluster's stop.
@@ -33,6 +37,7 @@ pub async fn run(cluster: &Arc<Cluster>) {
         cluster: cluster.clone(),
         recorder: cluster.recorder("daemonset-controller"),
         expectations: Expectations::default(),
+        backoff: Backoff::default(),
     };
     Shell::open(cluster, controller)
         .each(&cluster.daemon_sets)
@@ -81,12 +86,13 @@ impl Controller {
     async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
         let Some(set) = self.cluster.daemon_sets.get(&key) else {
             self.expectations.forget(&key);
+            self.backoff.forget(&key);
             return Ok(None);
         };
         if selector::is_empty(&set.spec.selector) {
             return Ok(None);
         }
-        let writes_are_back = self.expectations.met(&key);
+        let mut again = self.expectations.missing(&key);
         let claims =
             claim::claim(&set.metadata, &set.spec.selector, self.cluster.pods.list_namespace(&key.namespace));
         let pods = claim::carry_out(&self.cluster.client, &*set, claims).await?;
@@ -95,8 +101,9 @@ impl Controller {
         }
         let (hash, revisions) = self.revision(&key, &set).await?;
         let (nodes, now) = (self.cluster.nodes.list(), Timestamp::now());
-        if writes_are_back {
+        if again.is_none() {
             let mut plan = plan::manage(&set, &nodes, &pods, &hash, now);
+            again = self.hold_back(&key, &mut plan);
             if plan.create_on.is_empty() && plan.delete.is_empty() {
                 plan = plan::roll(&set, &nodes, &pods, &hash, now);
             }
@@ -104,7 +111,21 @@ impl Controller {
             self.clean_history(&key, &set, &revisions, &pods).await?;
         }
         self.write_status(&set, plan::status(&set, &nodes, &pods, &hash, now)).await?;
-        Ok(crate::replica::plan::next_available(&pods, set.spec.min_ready_seconds.unwrap_or_default(), now))
+        let min_ready = set.spec.min_ready_seconds.unwrap_or_default();
+        let available = crate::replica::plan::next_available(&pods, min_ready, now);
+        Ok([available, again].into_iter().flatten().min())
+    }
+
+    /// Takes out of the plan what is to be done about failed pods too soon; says how long it has to wait.
+    fn hold_back(&self, key: &Key, plan: &mut Plan) -> Option<Duration> {
+        let now = Instant::now();
+        let waits = plan.failed_on().into_iter().filter_map(|node| {
+            let wait = self.backoff.take(key, &node, now).err()?;
+            Some((node, wait))
+        });
+        let held: BTreeMap<String, Duration> = waits.collect();
+        plan.leave_alone(&held);
+        held.into_values().min()
     }
 
     /// The hash of the present template's revision, which is made, or moved to the end of the history, where needed.

@@ -78,8 +78,8 @@ impl Controller {
         if let Some(delay) = self.written.missing(&key, [&job.metadata]) {
             return Ok(Some(delay));
         }
-        if !self.expectations.met(&key) {
-            return Ok(None);
+        if let Some(delay) = self.expectations.missing(&key) {
+            return Ok(Some(delay));
         }
         let pods = self.pods.get(&key).into_iter();
         let mine = |pod: &Arc<Pod>| {

@@ -96,17 +96,18 @@ impl<K: Replicas> Controller<K> {
         if selector::is_empty(&by) {
             return Ok(None);
         }
-        let writes_are_back = self.expectations.met(&key);
+        let not_back = self.expectations.missing(&key);
         let claims = claim::claim(object.meta(), &by, self.cluster.pods.list_namespace(&key.namespace));
         let owned = claim::carry_out(&self.cluster.client, &*object, claims).await?;
-        let outcome = if writes_are_back && object.meta().deletion_timestamp.is_none() {
+        let outcome = if not_back.is_none() && object.meta().deletion_timestamp.is_none() {
             self.carry_out(&key, &object, plan::plan(object.wanted(), &owned)).await
         } else {
             Ok(())
         };
         self.write_status(&object, &owned, outcome.as_ref().err()).await?;
         outcome.map_err(|(_, error)| error)?;
-        Ok(plan::next_available(&owned, object.min_ready_seconds(), Timestamp::now()))
+        let available = plan::next_available(&owned, object.min_ready_seconds(), Timestamp::now());
+        Ok([available, not_back].into_iter().flatten().min())
     }
 
     async fn carry_out(&self, key: &Key, object: &K, plan: Plan) -> Result<(), (&'static str, kube::Error)> {
