@@ -1,15 +1,15 @@
 //! Removes pods that nobody else will: on nodes that are gone, finished beyond a limit, ending without ever having had a node.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use corten_client::Api;
-use corten_client::Change;
+use corten_client::{Api, Change, Key};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::answer::changed_is_fine;
 use crate::cluster::Cluster;
@@ -21,33 +21,45 @@ const KEPT: usize = 12500;
 /// A node that is not there may come back (or the cache may be behind): its pods are left alone so long.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
+struct Collector {
+    cluster: Arc<Cluster>,
+    missing: Mutex<Missing>,
+}
+
 /// Looks when nodes go and when pods end, until the cluster's stop.
 pub async fn run(cluster: &Arc<Cluster>) {
-    let shell: Shell<_, ()> = Shell::open(cluster, cluster.clone());
-    let later = shell.queue();
-    cluster.nodes.on_change(move |change| {
-        if let Change::Deleted(_) = change {
-            later.add_after((), QUARANTINE);
-        }
-    });
-    // Pods of nodes that went while nobody looked.
-    shell.queue().add_after((), QUARANTINE);
-    let started = tokio::time::Instant::now();
-    shell
-        .wakes(&cluster.pods, |_, change| {
+    let collector = Collector { cluster: cluster.clone(), missing: Mutex::default() };
+    Shell::open(cluster, collector)
+        .wakes(&cluster.nodes, |_, change| matches!(change, Change::Deleted(_)).then_some(()))
+        .wakes(&cluster.pods, |me, change| {
             let pod = change.object();
-            let ends_nowhere = pod.metadata.deletion_timestamp.is_some() && node(pod).is_empty();
-            (!matches!(change, Change::Deleted(_)) && (ends_nowhere || is_finished(pod))).then_some(())
+            let ends = pod.metadata.deletion_timestamp.is_some();
+            let concerns = match node(pod) {
+                "" => ends,
+                name => me.cluster.nodes.get(&Key::new("", name)).is_none(),
+            };
+            (!matches!(change, Change::Deleted(_)) && (concerns || is_finished(pod))).then_some(())
         })
-        .run(1, move |me, ()| async move {
-            let nodes = (started.elapsed() >= QUARANTINE).then(|| names(&me));
-            collect(&me, nodes.as_ref()).await
-        })
+        .run(1, |me, ()| async move { me.collect().await })
         .await;
 }
 
-fn names(cluster: &Cluster) -> HashSet<String> {
-    cluster.nodes.list().iter().filter_map(|n| n.metadata.name.clone()).collect()
+/// The nodes that pods name and that are not there, since when. One that comes back in time is as if it had never gone.
+#[derive(Debug, Default)]
+struct Missing(HashMap<String, Instant>);
+
+impl Missing {
+    /// Those that are missing for long enough, and when the next one is.
+    fn gone(&mut self, missing: HashSet<String>, now: Instant) -> (HashSet<String>, Option<Duration>) {
+        self.0.retain(|name, _| missing.contains(name));
+        for name in missing {
+            self.0.entry(name).or_insert(now);
+        }
+        let left = |since: &Instant| QUARANTINE.saturating_sub(now.saturating_duration_since(*since));
+        let gone = self.0.iter().filter(|(_, since)| left(since).is_zero()).map(|(name, _)| name.clone());
+        let next = self.0.values().map(left).filter(|left| !left.is_zero()).min();
+        (gone.collect(), next)
+    }
 }
 
 fn node(pod: &Pod) -> &str {
@@ -66,13 +78,13 @@ enum Why {
     Surplus,
 }
 
-/// What to remove. `nodes` is `None` while nodes may still be unknown.
-fn plan(pods: &[Arc<Pod>], nodes: Option<&HashSet<String>>, keep: usize) -> Vec<(Arc<Pod>, Why)> {
+/// What to remove; `gone` are nodes.
+fn plan(pods: &[Arc<Pod>], gone: &HashSet<String>, keep: usize) -> Vec<(Arc<Pod>, Why)> {
     let mut out = Vec::new();
     for pod in pods {
         if node(pod).is_empty() && pod.metadata.deletion_timestamp.is_some() {
             out.push((pod.clone(), Why::NeverPlaced));
-        } else if !node(pod).is_empty() && nodes.is_some_and(|n| !n.contains(node(pod))) {
+        } else if gone.contains(node(pod)) {
             out.push((pod.clone(), Why::Orphaned));
         }
     }
@@ -83,17 +95,22 @@ fn plan(pods: &[Arc<Pod>], nodes: Option<&HashSet<String>>, keep: usize) -> Vec<
     out
 }
 
-async fn collect(
-    cluster: &Cluster,
-    nodes: Option<&HashSet<String>>,
-) -> Result<Option<Duration>, kube::Error> {
-    for (pod, why) in plan(&cluster.pods.list(), nodes, KEPT) {
-        if why == Why::Orphaned && node_exists(cluster, node(&pod)).await? {
-            continue;
+impl Collector {
+    async fn collect(&self) -> Result<Option<Duration>, kube::Error> {
+        let (cluster, pods) = (&self.cluster, self.cluster.pods.list());
+        let mut named: HashSet<&str> = pods.iter().map(|pod| node(pod)).filter(|n| !n.is_empty()).collect();
+        named.retain(|name| cluster.nodes.get(&Key::new("", *name)).is_none());
+        let missing = named.into_iter().map(str::to_owned).collect();
+        let (gone, next) =
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).gone(missing, Instant::now());
+        for (pod, why) in plan(&pods, &gone, KEPT) {
+            if why == Why::Orphaned && node_exists(cluster, node(&pod)).await? {
+                continue;
+            }
+            remove(cluster, &pod, why).await?;
         }
-        remove(cluster, &pod, why).await?;
+        Ok(next)
     }
-    Ok(None)
 }
 
 /// Asks the API itself: the cache may be behind.
@@ -141,17 +158,29 @@ mod tests {
             pod("waiting", "", "Pending", false),
             pod("done", "n", "Succeeded", false),
         ];
-        let nodes = HashSet::from(["n".to_owned()]);
-        let why = |nodes, keep| {
-            plan(&pods, nodes, keep)
+        let (none, gone) = (HashSet::new(), HashSet::from(["gone".to_owned()]));
+        let why = |gone, keep| {
+            plan(&pods, gone, keep)
                 .iter()
                 .map(|(p, w)| (p.metadata.name.clone().unwrap(), *w))
                 .collect::<Vec<_>>()
         };
         let orphan = ("orphan".to_owned(), Why::Orphaned);
         let nowhere = ("nowhere".to_owned(), Why::NeverPlaced);
-        assert_eq!(why(Some(&nodes), 1), [orphan.clone(), nowhere.clone()]);
-        assert_eq!(why(Some(&nodes), 0), [orphan, nowhere.clone(), ("done".to_owned(), Why::Surplus)]);
-        assert_eq!(why(None, 1), [nowhere]);
+        assert_eq!(why(&gone, 1), [orphan.clone(), nowhere.clone()]);
+        assert_eq!(why(&gone, 0), [orphan, nowhere.clone(), ("done".to_owned(), Why::Surplus)]);
+        assert_eq!(why(&none, 1), [nowhere]);
+    }
+
+    #[test]
+    fn a_node_is_gone_when_it_was_missing_for_long_at_a_stretch() {
+        let (mut missing, start) = (Missing::default(), Instant::now());
+        let (none, one) = (HashSet::new, || HashSet::from(["n".to_owned()]));
+        let later = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(missing.gone(one(), start), (none(), Some(QUARANTINE)));
+        assert_eq!(missing.gone(one(), later(39)), (none(), Some(Duration::from_secs(1))));
+        assert_eq!(missing.gone(none(), later(39)), (none(), None), "it came back");
+        assert_eq!(missing.gone(one(), later(50)), (none(), Some(QUARANTINE)));
+        assert_eq!(missing.gone(one(), later(90)), (one(), None));
     }
 }
