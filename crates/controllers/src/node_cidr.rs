@@ -1,8 +1,8 @@
 //! Gives every node its part of the pods' addresses (`spec.podCIDRs`): one of each range of the cluster, in their order.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corten_client::Api;
@@ -39,7 +39,7 @@ pub async fn run(cluster: &Arc<Cluster>) {
         );
         return;
     };
-    let allotter = Allotter { cluster: cluster.clone(), ranges, given: Mutex::default() };
+    let allotter = Allotter { cluster: cluster.clone(), parts: Mutex::new(Parts::of(ranges)) };
     // One worker: two nodes must not get the same part.
     Shell::open(cluster, allotter)
         .each(&cluster.nodes)
@@ -49,20 +49,45 @@ pub async fn run(cluster: &Arc<Cluster>) {
 
 struct Allotter {
     cluster: Arc<Cluster>,
+    parts: Mutex<Parts>,
+}
+
+/// The ranges, and whose parts are not in the cache yet.
+struct Parts {
     ranges: Vec<Range>,
-    /// Parts that were given but are not in the cache yet.
-    given: Mutex<HashSet<String>>,
+    given: HashMap<Key, Vec<String>>,
+}
+
+impl Parts {
+    fn of(ranges: Vec<Range>) -> Self {
+        Parts { ranges, given: HashMap::new() }
+    }
+
+    /// One free part of each range for a node; none at all where one of them is used up. `in_use` is what the cache shows.
+    fn take(&mut self, node: &Key, in_use: &HashSet<String>) -> Option<Vec<String>> {
+        self.settle(node);
+        let is_given = |part: &String| self.given.values().flatten().any(|given| given == part);
+        let free = |range: &Range| range.parts().find(|part| !in_use.contains(part) && !is_given(part));
+        let parts: Vec<String> = self.ranges.iter().map(free).collect::<Option<_>>()?;
+        self.given.insert(node.clone(), parts.clone());
+        Some(parts)
+    }
+
+    /// The cache shows what the node was given, or the node is gone: its parts are another's one day.
+    fn settle(&mut self, node: &Key) {
+        self.given.remove(node);
+    }
 }
 
 impl Allotter {
     async fn allot(&self, key: Key) -> Result<Option<Duration>, kube::Error> {
         let cluster = &self.cluster;
-        let Some(node) = cluster.nodes.get(&key) else { return Ok(None) };
-        if !parts_of(&node).is_empty() {
+        let Some(node) = cluster.nodes.get(&key).filter(|node| parts_of(node).is_empty()) else {
+            self.parts().settle(&key);
             return Ok(None);
-        }
+        };
         let in_use: HashSet<String> = cluster.nodes.list().iter().flat_map(|node| parts_of(node)).collect();
-        let Some(parts) = self.take(&in_use) else {
+        let Some(parts) = self.parts().take(&key, &in_use) else {
             cluster.recorder("cidrAllocator").normal(
                 &*node,
                 "CIDRNotAvailable",
@@ -75,20 +100,13 @@ impl Allotter {
             .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
             .await;
         if answer.is_err() {
-            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-            given.retain(|part| !parts.contains(part));
+            self.parts().settle(&key);
         }
         answer.map(|_| None)
     }
 
-    /// One free part of each range; none at all where one of them is used up.
-    fn take(&self, in_use: &HashSet<String>) -> Option<Vec<String>> {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.retain(|part| !in_use.contains(part));
-        let free = |range: &Range| range.parts().find(|part| !in_use.contains(part) && !given.contains(part));
-        let parts: Vec<String> = self.ranges.iter().map(free).collect::<Option<_>>()?;
-        given.extend(parts.iter().cloned());
-        Some(parts)
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -164,6 +182,26 @@ mod tests {
         for bad in ["", "10.0.0.0", "fd00::/16", "fd00::/121", "10.0.0.0/25", "10.0.0.0/33", "10.0.0.0/0"] {
             assert_eq!(Range::parse(bad, (24, Some(64))), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn parts_of_nodes_that_come_and_go_are_given_again() {
+        let mut parts = Parts::of(vec![Range::parse("10.0.0.0/23", (24, None)).unwrap()]);
+        let (none, node) = (HashSet::new(), |name: &str| Key::new("", name));
+        let first = parts.take(&node("a"), &none);
+        assert_eq!(parts.take(&node("a"), &none), first, "the cache was slow");
+        let second = parts.take(&node("b"), &none);
+        assert_ne!(second, first);
+        assert_eq!(parts.take(&node("c"), &none), None);
+        for name in ["a", "b"] {
+            parts.settle(&node(name));
+        }
+        for name in ["c", "d", "e"] {
+            assert_eq!(parts.take(&node(name), &none), first, "{name}");
+            parts.settle(&node(name));
+        }
+        let shown = HashSet::from(["10.0.0.0/24".to_owned()]);
+        assert_eq!(parts.take(&node("f"), &shown), second);
     }
 
     #[test]

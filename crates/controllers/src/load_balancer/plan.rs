@@ -86,13 +86,16 @@ pub fn plan(seen: &Observed<'_>) -> Step {
     }
 }
 
-/// The other services that hold addresses, and which.
+/// The other services that hold addresses, and which. One that was given some a moment ago may not show that it holds anything.
 fn others<'a>(seen: &Observed<'a>) -> Vec<(&'a Arc<Service>, Vec<IpAddr>)> {
     let me = Key::of(seen.service);
-    let held = seen.services.iter().filter(|s| Key::of(&***s) != me && is_held(s)).map(|service| {
+    let held = seen.services.iter().filter_map(|service| {
+        let key = Key::of(&**service);
+        let given = seen.given.get(&key);
+        let holds = key != me && (is_held(service) || given.is_some());
         let mut addresses = shown(service);
-        addresses.extend(seen.given.get(&Key::of(&**service)).into_iter().flatten());
-        (service, addresses)
+        addresses.extend(given.into_iter().flatten());
+        holds.then_some((service, addresses))
     });
     held.collect()
 }
@@ -197,11 +200,20 @@ mod tests {
     }
 
     fn planned(service: &Service, others: &[Arc<Service>], pool: &[&str]) -> Step {
+        planned_after(&BTreeMap::new(), service, others, pool)
+    }
+
+    fn planned_after(
+        given: &BTreeMap<Key, Vec<IpAddr>>,
+        service: &Service,
+        others: &[Arc<Service>],
+        pool: &[&str],
+    ) -> Step {
         let pool = Pool(pool.iter().map(|span| span.parse().unwrap()).collect());
         let nodes =
             [node("a", "True", "10.0.0.1"), node("b", "True", "10.0.0.2"), node("c", "Unknown", "10.0.0.3")];
         let endpoint_nodes = BTreeSet::from(["b".to_owned()]);
-        let (given, nodes, endpoint_nodes) = (&BTreeMap::new(), &nodes, &endpoint_nodes);
+        let (nodes, endpoint_nodes) = (&nodes, &endpoint_nodes);
         plan(&Observed { service, services: others, given, nodes, endpoint_nodes, pool: &pool })
     }
 
@@ -222,6 +234,14 @@ mod tests {
         for (service, expected) in table {
             assert_eq!(planned(&service, &[], &[]), expected, "{:?}", service.spec);
         }
+    }
+
+    #[test]
+    fn what_was_given_a_moment_ago_is_taken_before_the_cache_shows_it() {
+        let (first, second) = (service("a", json!({}), &[]), service("b", json!({}), &[]));
+        let given = BTreeMap::from([(Key::new("ns", "a"), vec!["192.0.2.1".parse().unwrap()])]);
+        let all = [first, second.clone()];
+        assert_eq!(planned_after(&given, &second, &all, &["192.0.2.1-192.0.2.3"]), give(&["192.0.2.2"]));
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl Controller {
             pool: &self.pool,
         });
         match step {
-            Step::Leave => {}
+            // It may have been given something that could not be written.
+            Step::Leave => drop(self.given().remove(&key)),
             Step::Give(addresses) => self.give(&key, &service, addresses).await?,
             Step::Release => self.release(&key, &service).await?,
             Step::Refuse(why) => {
