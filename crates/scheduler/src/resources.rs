@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use corten_api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
 /// CPU of a container without a request, when nodes are compared (upstream's non-zero default), in milli-CPUs.
@@ -56,6 +56,15 @@ impl Resources {
         }
     }
 
+    /// Is something less than in `other`?
+    pub fn is_less_somewhere(&self, other: &Resources) -> bool {
+        let scalar = |of: &Resources, name: &String| of.scalar.get(name).copied().unwrap_or_default();
+        self.milli_cpu < other.milli_cpu
+            || self.memory < other.memory
+            || self.ephemeral_storage < other.ephemeral_storage
+            || other.scalar.keys().any(|name| scalar(self, name) < scalar(other, name))
+    }
+
     fn raise_to(&mut self, other: &Resources) {
         self.milli_cpu = self.milli_cpu.max(other.milli_cpu);
         self.memory = self.memory.max(other.memory);
@@ -71,7 +80,31 @@ impl Resources {
 /// it) where that is more; and the overhead of its runtime class.
 pub fn requests(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
-    total(spec, |c| Resources::of(c.resources.as_ref().and_then(|r| r.requests.as_ref())))
+    total(spec, |c| effective(pod, c))
+}
+
+/// What a container asks for, or what its node has set aside for it where that is more: a pod that was resized holds what it had until
+/// the kubelet has carried it out. A resize that the node can never carry out counts for nothing.
+fn effective(pod: &Pod, container: &Container) -> Resources {
+    let of = |r: Option<&ResourceRequirements>| Resources::of(r.and_then(|r| r.requests.as_ref()));
+    let status = pod.status.as_ref();
+    let mut all =
+        status.into_iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses));
+    let told = all.find_map(|list| list.iter().find(|c| c.name == container.name));
+    let allocated = told.and_then(|c| c.allocated_resources.as_ref());
+    let mut amounts = match allocated {
+        Some(_) if is_resize_infeasible(pod) => Resources::default(),
+        _ => of(container.resources.as_ref()),
+    };
+    amounts.raise_to(&Resources::of(allocated));
+    amounts.raise_to(&of(told.and_then(|c| c.resources.as_ref())));
+    amounts
+}
+
+fn is_resize_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let pending = conditions.into_iter().find(|c| c.type_ == "PodResizePending");
+    pending.is_some_and(|c| c.reason.as_deref() == Some("Infeasible"))
 }
 
 /// What a pod may use at most, counted like its requests. Containers without a limit count as nothing.
@@ -85,7 +118,7 @@ pub fn scoring_requests(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
     total(spec, |container| {
         let list = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let mut amounts = Resources::of(list);
+        let mut amounts = effective(pod, container);
         let asks_for = |name: &str| list.is_some_and(|l| l.contains_key(name));
         if !asks_for("cpu") {
             amounts.milli_cpu = DEFAULT_MILLI_CPU;
@@ -175,6 +208,30 @@ mod tests {
         ];
         for (spec, expected) in table {
             assert_eq!(requests(&pod(spec.clone())).milli_cpu, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_holds_what_it_has_until_that_is_given_back() {
+        let list = |cpu: &str| json!({ "cpu": cpu });
+        let pending =
+            |reason: &str| json!([{ "type": "PodResizePending", "status": "True", "reason": reason }]);
+        // Wanted, allocated, in effect, why it waits.
+        let table = [
+            ("100m", "500m", "500m", "", 500),
+            ("100m", "100m", "500m", "", 500),
+            ("100m", "100m", "100m", "", 100),
+            ("900m", "500m", "500m", "Deferred", 900),
+            ("900m", "500m", "500m", "Infeasible", 500),
+        ];
+        for (wanted, allocated, actual, why, expected) in table {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": { "containers": [{ "name": "c", "resources": { "requests": list(wanted) } }] },
+                "status": { "conditions": pending(why), "containerStatuses": [{ "name": "c", "image": "", "imageID": "",
+                    "ready": true, "restartCount": 0, "allocatedResources": list(allocated),
+                    "resources": { "requests": list(actual) } }] } }))
+            .unwrap();
+            assert_eq!(requests(&pod).milli_cpu, expected, "{wanted} {allocated} {actual} {why}");
         }
     }
 

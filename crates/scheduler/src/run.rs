@@ -144,8 +144,13 @@ impl Scheduler {
             }
         } else if node_of(pod).is_some() {
             state.queue.remove(&key);
+            let before = state.snapshot.placed_pod(&key).cloned();
             state.snapshot.set_pod(pod);
-            state.queue.happened(Event::PodPlaced, now);
+            let after = state.snapshot.placed_pod(&key);
+            let gives_back =
+                before.zip(after).is_some_and(|(b, a)| a.requests.is_less_somewhere(&b.requests));
+            // One that was made smaller leaves room like one that went.
+            state.queue.happened(if gives_back { Event::PodGone } else { Event::PodPlaced }, now);
         } else if self.is_ours(pod) {
             state.queue.push(Arc::new(PodInfo::new(pod.clone())), now);
         } else {
