@@ -214,6 +214,8 @@ impl Addresses {
         let sandbox_id = sandbox_id.to_owned();
         let record = Record { sandbox_id, address, address_v6, link, ports, routed: true };
         if let Err(error) = self.publish(&record) {
+            // It may stand all the same, and would hold an address after a restart that somebody else has by then.
+            let _ = remove_file(&self.record_path(&record.sandbox_id));
             if let Some(allocator) = self.allocator.as_mut() {
                 allocator.give_back(address);
             }
@@ -348,6 +350,18 @@ mod tests {
         std::fs::create_dir(dir.path().join("pod-cidr.tmp")).unwrap();
         write_atomically(&path, b"10.0.0.0/24").unwrap();
         assert!(write_atomically(&path, b"10.0.1.0/24").is_err());
+    }
+
+    #[test]
+    fn an_address_that_could_not_be_recorded_is_nobodys_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut addresses = Addresses::load(dir.path(), Some(net("10.1.0.0/28"))).unwrap();
+        // Stands in for a disk that becomes full behind the record.
+        let blocked = dir.path().join("last-address.tmp");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(addresses.reserve("a", "va".into(), vec![]).is_err());
+        std::fs::remove_dir(&blocked).unwrap();
+        assert!(Addresses::load(dir.path(), None).unwrap().get("a").is_none());
     }
 
     #[test]
