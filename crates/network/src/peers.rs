@@ -174,8 +174,11 @@ impl LinkChanges {
         use rtnetlink::packet_route::link::LinkFlags;
         loop {
             let (message, _) = self.messages.next().await?;
-            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) = message.payload else {
-                continue;
+            let link = match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link,
+                // The kernel had more to tell than there was room for: one may have come up among it.
+                NetlinkPayload::Overrun(_) => return Some(()),
+                _ => continue,
             };
             let of_pod = |a: &LinkAttribute| matches!(a, LinkAttribute::IfAlias(alias) if alias.starts_with(&self.pods));
             if link.header.flags.contains(LinkFlags::Up | LinkFlags::Running)
@@ -441,6 +444,20 @@ mod tests {
             _ => None,
         });
         routes.collect()
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_had_to_drop_may_have_been_a_link_that_came_up() {
+        use rtnetlink::packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
+        let (kernel, messages) = futures::channel::mpsc::unbounded();
+        let mut changes = LinkChanges { messages, pods: "nt/".into() };
+        for payload in [NetlinkPayload::Noop, NetlinkPayload::Overrun(Vec::new())] {
+            let message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+            kernel.unbounded_send((message, rtnetlink::sys::SocketAddr::new(0, 0))).unwrap();
+        }
+        assert_eq!(changes.next().await, Some(()));
+        drop(kernel);
+        assert_eq!(changes.next().await, None);
     }
 
     #[test]
