@@ -11,6 +11,7 @@
 
 mod addresses;
 mod firewall;
+mod flows;
 mod links;
 mod local;
 mod network;

@@ -208,6 +208,22 @@ pub(crate) async fn ensure_bridge(
     Ok(index)
 }
 
+/// All addresses of this network namespace.
+pub(crate) async fn node_addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetworkError> {
+    let all: Vec<_> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(NetworkError::netlink("list addresses"))?;
+    let own = all.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    Ok(own.collect())
+}
+
 /// Gives the link `wanted` as its only address of that family; link-local ones stay.
 pub(crate) async fn set_only_address(handle: &Handle, index: u32, wanted: IpNet) -> Result<(), NetworkError> {
     let family = if wanted.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

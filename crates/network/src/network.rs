@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::addresses::{Addresses, Record, gateway, gateway_v6};
 use crate::firewall::Firewall;
+use crate::flows;
 use crate::links::{self, Veth};
 use crate::peers::{self, LinkChanges, Own, Peer, Uplink};
 use crate::policies;
@@ -426,8 +427,26 @@ impl PodNetwork {
             mtu: self.mtu().await?,
         };
         links::connect_pod(self.host().await?, &attachment.netns, &veth).await?;
-        let _order = self.inner.rules.lock().await;
-        rules::apply(rules::open_ports(&config.cluster_name, record))
+        {
+            let _order = self.inner.rules.lock().await;
+            rules::apply(rules::open_ports(&config.cluster_name, record))?;
+        }
+        self.forget_flows(record).await;
+        Ok(())
+    }
+
+    /// What fails here costs some UDP clients a while; the ports themselves are open.
+    async fn forget_flows(&self, record: &Record) {
+        if !flows::has_udp(record) {
+            return;
+        }
+        let forgotten = async {
+            let node = links::node_addresses(self.host().await?).await?;
+            flows::forget_stale(record, node).await
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!(sandbox = %record.sandbox_id, %error, "stale flows to host ports stay");
+        }
     }
 
     async fn remove_links(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), NetworkError> {

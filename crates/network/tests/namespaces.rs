@@ -122,6 +122,49 @@ fn host_ports_lead_to_the_pod() {
     });
 }
 
+/// A socket on the pod's port 53 that has heard nothing yet.
+fn ear(pod: &Pod) -> UdpSocket {
+    let socket = pod.inside(|| UdpSocket::bind("0.0.0.0:53").unwrap()).join().unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    socket
+}
+
+/// Sends until the pod hears it; false when it never does.
+fn is_heard(client: &UdpSocket, ear: &UdpSocket) -> bool {
+    let until = std::time::Instant::now() + TIMEOUT;
+    while std::time::Instant::now() < until {
+        // The pod before may have been gone: its refusal is told with the next call.
+        let _ = client.send(b"hello");
+        if ear.recv(&mut [0; 16]).is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_client_that_keeps_its_udp_port_finds_the_next_pod_of_a_host_port() {
+    on_fresh_node(async |dir| {
+        run(&["ip", "link", "add", "up0", "type", "bridge"]);
+        run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "up0"]);
+        run(&["ip", "link", "set", "up0", "up"]);
+        let network = PodNetwork::new(config(dir)).unwrap();
+        network.ensure_bridge().await.unwrap();
+        let ports =
+            vec![PortMapping { protocol: Protocol::Udp, host_port: 5353, container_port: 53, host_ip: None }];
+        let client = UdpSocket::bind("192.0.2.1:0").unwrap();
+        client.connect("192.0.2.1:5353").unwrap();
+        // Before there is any pod: the flow leads nowhere.
+        let _ = client.send(b"hello");
+        for id in ["a", "b"] {
+            let pod = Pod::new();
+            network.attach(attachment(id, &pod, ports.clone())).await.unwrap();
+            assert!(is_heard(&client, &ear(&pod)), "{id}");
+            network.detach(id).await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn pods_are_masqueraded_outside_the_cluster_and_cannot_reach_the_nodes_loopback() {
     on_fresh_node(async |dir| {
