@@ -15,6 +15,8 @@ use crate::responder::Responder;
 
 /// A whole request and its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest request.
 const MAX_REQUEST: usize = 8192;
 /// Names of response codes, by number.
@@ -29,7 +31,11 @@ pub async fn serve(listener: TcpListener, responder: Arc<Responder>, stop: Cance
         };
         let served = match accepted {
             Ok((stream, _)) => timeout(PATIENCE, answer(stream, &responder)).await.unwrap_or(Ok(())),
-            Err(error) => Err(error),
+            Err(error) => {
+                // Without descriptors the next accept would fail at once, too.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                Err(error)
+            }
         };
         if let Err(error) = served {
             tracing::debug!(%error, "DNS metrics");

@@ -24,6 +24,8 @@ const ERROR_TEXT: u16 = 1;
 const RECEIVE: usize = 64 * 1024;
 /// Room for the errors of one batch.
 const RECEIVE_QUEUE: usize = 1024 * 1024;
+/// A request that was given up has left no more datagrams than fit the queue, and the rest of a dump.
+const MOST_LEFT_OVER: usize = 1 << 16;
 /// More than this is no batch any more but a mistake.
 const LARGEST_BATCH: usize = 512 * 1024 * 1024;
 
@@ -153,10 +155,23 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.drain();
         let sent = send(self.fd.as_raw_fd(), bytes, MsgFlags::empty())
             .doing(|| format!("send {} bytes to netfilter", bytes.len()))?;
         debug_assert_eq!(sent, bytes.len(), "a datagram goes whole or not at all");
         Ok(())
+    }
+
+    /// Throws away what an earlier request that ended in the middle (`ENOBUFS`) has left: it would be taken for the answer to the
+    /// next one. A dump goes on while it is read, and ends with it.
+    fn drain(&self) {
+        let mut byte = [0; 1];
+        for _ in 0..MOST_LEFT_OVER {
+            match recv(self.fd.as_raw_fd(), &mut byte, MsgFlags::empty()) {
+                Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Reads until nothing waits any more; returns how many datagrams there were.
@@ -187,4 +202,28 @@ fn read_error(message: &Message<'_>) -> Option<(u32, i32, String)> {
     let text = text.and_then(|t| wire::find(t, ERROR_TEXT)).unwrap_or_default();
     let text = String::from_utf8_lossy(text).trim_end_matches('\0').to_owned();
     Some((message.sequence, code.saturating_neg(), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for the number of the last change of nftables, as root.
+    fn request(sequence: u32) -> Vec<u8> {
+        const GET_GENERATION: u16 = 10 << 8 | 16;
+        let mut writer = wire::Writer::default();
+        let open = writer.message(GET_GENERATION, wire::REQUEST, sequence, 0, 0);
+        writer.end_message(open);
+        writer.bytes
+    }
+
+    #[test]
+    fn what_an_earlier_request_has_left_is_no_answer_to_the_next() {
+        let socket = Socket::open().unwrap();
+        // One whose answer nobody read.
+        send(socket.fd.as_raw_fd(), &request(1), MsgFlags::empty()).unwrap();
+        let mut answers = 0;
+        socket.ask(&request(2), "ask for the generation", |_| answers += 1).unwrap();
+        assert_eq!(answers, 1);
+    }
 }
