@@ -1,5 +1,7 @@
 //! Empties namespaces that are being deleted, and lets them go when they are empty.
 
+mod conditions;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +9,12 @@ use corten_client::{Change, Key};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::PartialObjectMeta;
 use kube::discovery::{ApiCapabilities, Scope, verbs};
 use kube::{Api, Discovery};
 use serde_json::json;
 
+use self::conditions::Seen;
 use crate::answer::gone_is_fine;
 use crate::cluster::Cluster;
 use crate::shell::Shell;
@@ -24,7 +28,7 @@ pub enum NotEmpty {
     /// The API said no, or nothing.
     #[error(transparent)]
     Api(#[from] kube::Error),
-    /// Objects are on their way out: their finalizers or grace periods take time.
+    /// Objects are on their way out, which takes time, or could not be deleted.
     #[error("{0}")]
     Remaining(String),
 }
@@ -64,43 +68,48 @@ async fn reconcile(cluster: &Cluster, key: Key) -> Result<Option<Duration>, NotE
     if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|f| f == FINALIZER) {
         return Ok(None);
     }
-    let outcome = empty(cluster, &key.name).await;
-    let remaining = match &outcome {
-        Err(NotEmpty::Remaining(what)) => Some(what.as_str()),
-        _ => None,
-    };
-    write_conditions(cluster, &namespace, remaining).await?;
-    outcome?;
+    let seen = empty(cluster, &key.name).await;
+    write_conditions(cluster, &namespace, &seen).await?;
+    if let Some(obstacle) = seen.obstacle() {
+        return Err(NotEmpty::Remaining(obstacle));
+    }
     finish(cluster, &namespace).await?;
     Ok(None)
 }
 
-/// Deletes everything of every kind; an error says what is still there.
-async fn empty(cluster: &Cluster, namespace: &str) -> Result<(), NotEmpty> {
-    let discovery = Discovery::new(cluster.client.clone()).run().await?;
+/// Deletes everything of every kind. A kind that cannot be deleted stands in the way of no other.
+async fn empty(cluster: &Cluster, namespace: &str) -> Seen {
+    let discovery = match Discovery::new(cluster.client.clone()).run().await {
+        Ok(discovery) => discovery,
+        Err(error) => return Seen { undiscovered: Some(error.to_string()), ..Seen::default() },
+    };
     let kinds = discovery.groups().flat_map(|g| g.recommended_resources());
     let mut kinds: Vec<_> = kinds.filter(|(_, can)| is_ours(can)).map(|(resource, _)| resource).collect();
     let is_pods = |r: &ApiResource| r.group.is_empty() && r.plural == "pods";
     kinds.sort_by_key(|r| !is_pods(r));
-    let mut remaining = Vec::new();
+    let mut seen = Seen::default();
     for resource in kinds {
         // Pods may need the rest (policies, secrets) as long as they run: it stays until they are gone.
-        if !is_pods(&resource) && remaining.iter().any(|what: &String| what.starts_with("pods has")) {
+        if !is_pods(&resource) && seen.remaining.contains_key("pods.") {
             break;
         }
         let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, &resource);
-        let left = empty_kind(&api).await?;
-        if left > 0 {
-            let group =
-                if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
-            remaining.push(format!("{}{group} has {left} resource instances", resource.plural));
+        match empty_kind(&api).await {
+            Ok(left) => note(&mut seen, &resource, &left),
+            Err(error) => seen.failures.push(error.to_string()),
         }
     }
-    if remaining.is_empty() {
-        return Ok(());
+    seen
+}
+
+fn note(seen: &mut Seen, resource: &ApiResource, left: &[PartialObjectMeta<DynamicObject>]) {
+    if left.is_empty() {
+        return;
     }
-    remaining.sort();
-    Err(NotEmpty::Remaining(format!("Some resources are remaining: {}", remaining.join(", "))))
+    seen.remaining.insert(format!("{}.{}", resource.plural, resource.group), left.len());
+    for finalizer in left.iter().flat_map(|object| object.metadata.finalizers.iter().flatten()) {
+        *seen.finalizers.entry(finalizer.clone()).or_default() += 1;
+    }
 }
 
 fn is_ours(can: &ApiCapabilities) -> bool {
@@ -109,35 +118,20 @@ fn is_ours(can: &ApiCapabilities) -> bool {
         && can.supports_operation(verbs::LIST)
 }
 
-async fn empty_kind(api: &Api<DynamicObject>) -> Result<usize, kube::Error> {
+/// What is left after all were told to go.
+async fn empty_kind(api: &Api<DynamicObject>) -> Result<Vec<PartialObjectMeta<DynamicObject>>, kube::Error> {
     let some = ListParams::default().limit(1);
     if api.list_metadata(&some).await?.items.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     api.delete_collection(&DeleteParams::background(), &ListParams::default()).await?;
-    Ok(api.list_metadata(&ListParams::default()).await?.items.len())
+    Ok(api.list_metadata(&ListParams::default()).await?.items)
 }
 
-async fn write_conditions(
-    cluster: &Cluster,
-    namespace: &Namespace,
-    remaining: Option<&str>,
-) -> Result<(), kube::Error> {
-    let (status, reason, message) = match remaining {
-        Some(what) => ("True", "SomeResourcesRemain", what),
-        None => ("False", "ContentRemoved", "All content successfully removed"),
-    };
-    let present = namespace.status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let known = present.into_iter().any(|c| {
-        c.type_ == "NamespaceContentRemaining" && c.status == status && c.message.as_deref() == Some(message)
-    });
-    if known {
-        return Ok(());
-    }
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let condition = json!({ "type": "NamespaceContentRemaining", "status": status, "reason": reason,
-        "message": message, "lastTransitionTime": now });
-    let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+async fn write_conditions(cluster: &Cluster, namespace: &Namespace, seen: &Seen) -> Result<(), kube::Error> {
+    let old = namespace.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let Some(conditions) = conditions::after(old, seen, Timestamp::now()) else { return Ok(()) };
+    let patch = Patch::Strategic(json!({ "status": { "conditions": conditions } }));
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
     let api: Api<Namespace> = Api::all(cluster.client.clone());
     gone_is_fine(api.patch_status(name, &PatchParams::default(), &patch).await)
