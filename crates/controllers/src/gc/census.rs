@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+type Listener = Box<dyn Fn(&str, &str, bool) + Send + Sync>;
 
 /// Counts by resource (`configmaps`, `deployments.apps`) and namespace.
 #[derive(Default)]
@@ -19,8 +19,8 @@ impl Census {
         counts.get(&(resource.to_owned(), namespace.to_owned())).copied().unwrap_or_default()
     }
 
-    /// Calls `listener` with resource and namespace whenever a count changes. It must not block.
-    pub fn on_change(&self, listener: impl Fn(&str, &str) + Send + Sync + 'static) {
+    /// Calls `listener` with resource, namespace and whether one came whenever a count changes. It must not block.
+    pub fn on_change(&self, listener: impl Fn(&str, &str, bool) + Send + Sync + 'static) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
     }
 
@@ -35,7 +35,7 @@ impl Census {
             }
         }
         for listener in self.listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            listener(resource, namespace);
+            listener(resource, namespace, came);
         }
     }
 }
@@ -49,7 +49,7 @@ mod tests {
     fn counts_follow_what_comes_and_goes() {
         let (census, told) = (Census::default(), Arc::new(Mutex::new(0)));
         let log = told.clone();
-        census.on_change(move |_, _| *log.lock().unwrap() += 1);
+        census.on_change(move |_, _, _| *log.lock().unwrap() += 1);
         for came in [true, true, false] {
             census.note("secrets", "ns", came);
         }

@@ -50,6 +50,18 @@ pub fn used(quota: &ResourceQuota, seen: &Observed<'_>) -> BTreeMap<String, Text
     hard.map(|(name, _)| one(name)).collect()
 }
 
+/// Leaves what a quota is known to be charged where less was counted.
+pub fn keep_higher(used: &mut BTreeMap<String, Text>, known: &BTreeMap<String, Text>) {
+    for (name, counted) in used {
+        let Some(known) = known.get(name) else { continue };
+        if let (Ok(more), Ok(less)) = (Quantity::parse(&known.0), Quantity::parse(&counted.0))
+            && more > less
+        {
+            *counted = known.clone();
+        }
+    }
+}
+
 fn count(number: impl TryInto<i64>) -> Quantity {
     Quantity::from_value(number.try_into().unwrap_or(i64::MAX), Format::DecimalSI)
 }
@@ -244,6 +256,16 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let seen = Observed { pods: &pods, services: &services, claims: &claims, count: &count, now };
         serde_json::to_value(used(&from_value(json!({ "spec": quota })).unwrap(), &seen)).unwrap()
+    }
+
+    #[test]
+    fn what_is_charged_already_is_kept() {
+        let texts = |pairs: &[(&str, &str)]| -> BTreeMap<String, Text> {
+            pairs.iter().map(|(name, text)| (name.to_string(), Text(text.to_string()))).collect()
+        };
+        let mut used = texts(&[("pods", "1"), ("cpu", "500m"), ("memory", "2Gi"), ("services", "3")]);
+        keep_higher(&mut used, &texts(&[("pods", "2"), ("cpu", "1"), ("memory", "1Gi"), ("secrets", "9")]));
+        assert_eq!(used, texts(&[("pods", "2"), ("cpu", "1"), ("memory", "2Gi"), ("services", "3")]));
     }
 
     #[test]
