@@ -8,6 +8,7 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::failure::{self, Verdict};
+use super::per_index::{self, PerIndex};
 use super::{TRACKING, indexes};
 use crate::pods;
 
@@ -31,6 +32,8 @@ pub struct Account {
     pub uncounted: bool,
     /// A failure that the job's policy takes for the job's.
     pub fatal: Option<String>,
+    /// The indexes of a job that fail each on its own.
+    pub per_index: Option<PerIndex>,
 }
 
 /// Is the pod's end still to be counted?
@@ -49,7 +52,8 @@ pub fn account(job: &Job, pods: &[Arc<Pod>]) -> Account {
     let end = job.spec.as_ref().and_then(|s| s.completions).unwrap_or(i32::MAX);
     let listed = status.uncounted_terminated_pods.clone().unwrap_or_default();
     let completed = indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), end);
-    let mut account = Account { status, completed, ..Account::default() };
+    let per_index = per_index::look(job, pods);
+    let mut account = Account { status, completed, per_index, ..Account::default() };
     let tracked: HashMap<&str, &Arc<Pod>> = pods
         .iter()
         .filter(|pod| is_tracked(pod))
@@ -62,7 +66,9 @@ pub fn account(job: &Job, pods: &[Arc<Pod>]) -> Account {
     let (mut well, mut badly) = (well, badly);
     for pod in pods.iter().filter(|pod| is_tracked(pod)) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if !known.contains(&uid) && well.len() + badly.len() < MOST_UNCOUNTED {
+        if account.per_index.as_ref().is_some_and(|indexes| indexes.holds(pod)) {
+            account.hold(job, pod);
+        } else if !known.contains(&uid) && well.len() + badly.len() < MOST_UNCOUNTED {
             add(job, pod, &mut account, &mut well, &mut badly);
         }
     }
@@ -88,7 +94,7 @@ fn add(job: &Job, pod: &Arc<Pod>, account: &mut Account, well: &mut Vec<String>,
     account.untrack.push(pod.clone());
     if !succeeded {
         match failure::judge(job, pod) {
-            Verdict::Count => badly.push(uid),
+            Verdict::Count | Verdict::FailIndex => badly.push(uid),
             Verdict::Ignore => {}
             Verdict::FailJob(why) => {
                 account.fatal.get_or_insert(why);
@@ -104,13 +110,23 @@ fn add(job: &Job, pod: &Arc<Pod>, account: &mut Account, well: &mut Vec<String>,
 }
 
 impl Account {
+    /// A failure that the status counts later.
+    fn hold(&mut self, job: &Job, pod: &Pod) {
+        match failure::judge(job, pod) {
+            Verdict::Ignore => return,
+            Verdict::FailJob(why) => drop(self.fatal.get_or_insert(why)),
+            Verdict::Count | Verdict::FailIndex => {}
+        }
+        self.failed += 1;
+    }
+
     fn finish(&mut self, job: &Job, well: (Vec<String>, i32), badly: (Vec<String>, i32)) {
         let status = &mut self.status;
         let number = |list: &Vec<String>| i32::try_from(list.len()).unwrap_or(i32::MAX);
         let (before_well, before_badly) =
             (status.succeeded.unwrap_or_default(), status.failed.unwrap_or_default());
         let (now_well, now_badly) = (before_well + well.1, before_badly + badly.1);
-        self.failed = now_badly + number(&badly.0);
+        self.failed += now_badly + number(&badly.0);
         self.succeeded = now_well + number(&well.0);
         status.succeeded = Some(now_well).filter(|n| *n > 0);
         status.failed = Some(now_badly).filter(|n| *n > 0);
@@ -118,6 +134,7 @@ impl Account {
             self.succeeded = i32::try_from(self.completed.len()).unwrap_or(i32::MAX);
             status.succeeded = Some(self.succeeded).filter(|n| *n > 0);
             status.completed_indexes = Some(indexes::write(&self.completed)).filter(|t| !t.is_empty());
+            status.failed_indexes = self.per_index.as_ref().map(|all| indexes::write(&all.failed));
         }
         self.uncounted = !well.0.is_empty() || !badly.0.is_empty();
         let list = |uids: Vec<String>| Some(uids).filter(|l| !l.is_empty());

@@ -21,6 +21,8 @@ pub enum Verdict {
     Count,
     /// As if it had not happened.
     Ignore,
+    /// It counts, and its index is not tried again.
+    FailIndex,
     /// The whole job fails; why.
     FailJob(String),
 }
@@ -45,6 +47,7 @@ pub fn judge(job: &Job, pod: &Pod) -> Verdict {
     let fitting = rules.filter_map(|(index, rule)| Some((index, rule, fits(rule, pod)?))).next();
     match fitting {
         Some((_, rule, _)) if rule.action == "Ignore" => Verdict::Ignore,
+        Some((_, rule, _)) if rule.action == "FailIndex" => Verdict::FailIndex,
         Some((index, rule, why)) if rule.action == "FailJob" => {
             Verdict::FailJob(format!("{why} matching {} rule at index {index}", rule.action))
         }
@@ -77,7 +80,8 @@ fn fits(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
     Some(format!("Pod {namespace}/{name} has condition {}", found.type_))
 }
 
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
+/// When the last of the pod's containers ended.
+pub fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
     let ends =
         containers.filter_map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0));
@@ -93,9 +97,12 @@ pub fn pause(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Duration {
         .collect();
     ends.sort();
     let failures = ends.iter().rev().take_while(|(_, well)| !well).count();
-    let (Some((last, _)), Some(doublings)) = (ends.last(), failures.checked_sub(1)) else {
-        return Duration::ZERO;
-    };
+    ends.last().map_or(Duration::ZERO, |(last, _)| remaining(failures, *last, now))
+}
+
+/// What is left of the pause after so many failures, the last of them at `last`.
+pub fn remaining(failures: usize, last: Timestamp, now: Timestamp) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let factor = 1u32.checked_shl(u32::try_from(doublings).unwrap_or(u32::MAX)).unwrap_or(u32::MAX);
     let whole = FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE);
     let passed =
@@ -146,6 +153,7 @@ pub(super) mod tests {
             (json!([rule("FailJob", codes("In", json!([42])))]), Verdict::FailJob(why.to_owned())),
             (json!([rule("FailJob", codes("NotIn", json!([42]))), disrupted]), Verdict::Ignore),
             (json!([rule("Count", codes("In", json!([42]))), disrupted]), Verdict::Count),
+            (json!([rule("FailIndex", codes("In", json!([42]))), disrupted]), Verdict::FailIndex),
         ];
         for (rules, expected) in table {
             let job = job(json!({ "podFailurePolicy": { "rules": rules } }));

@@ -4,6 +4,7 @@
 mod account;
 mod failure;
 mod indexes;
+mod per_index;
 mod plan;
 mod run;
 mod ttl;
@@ -23,6 +24,15 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 /// The job's condition of that type, when it holds.
 fn condition<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a k8s_openapi::api::batch::v1::JobCondition> {
     status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")
+}
+
+/// What the job is on its way to: condition, reason, message.
+fn target(status: &JobStatus) -> Option<(&'static str, String, String)> {
+    let to = |kind| {
+        let found = condition(status, kind)?;
+        Some((kind, found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
+    };
+    to("FailureTarget").or_else(|| to("SuccessCriteriaMet"))
 }
 
 /// When the job ended, well or not.

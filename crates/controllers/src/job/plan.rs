@@ -1,6 +1,6 @@
 //! What to do for a job. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::account::{self, Account, is_indexed, is_tracked};
-use super::{condition, failure, finished_at, indexes};
+use super::per_index::Failures;
+use super::{condition, failure, finished_at, indexes, target};
 use crate::pods::{self, BURST};
 
 /// What people are told: is it a warning, reason, message.
@@ -29,6 +30,8 @@ pub struct Plan {
     pub drop: Vec<Arc<Pod>>,
     /// Pods to make; `Some` is the index that one is for.
     pub create: Vec<Option<i32>>,
+    /// What they carry on of their indexes' failures, where each index has its own.
+    pub failures: BTreeMap<i32, Failures>,
     /// Events.
     pub words: Vec<Word>,
     /// When to look again.
@@ -129,15 +132,6 @@ fn set(status: &mut JobStatus, kind: &str, value: &str, reason: &str, message: &
     }
 }
 
-/// What the job is on its way to: condition, reason, message.
-fn target(status: &JobStatus) -> Option<(&'static str, String, String)> {
-    let to = |kind| {
-        let found = condition(status, kind)?;
-        Some((kind, found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
-    };
-    to("FailureTarget").or_else(|| to("SuccessCriteriaMet"))
-}
-
 fn failure_of(
     spec: &JobSpec,
     status: &JobStatus,
@@ -155,9 +149,27 @@ fn failure_of(
     if account.failed > limit || restarts_exceed(spec, crew, limit) {
         return Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit".to_owned()));
     }
-    let started = status.start_time.as_ref().filter(|_| spec.suspend != Some(true))?;
-    let late = now.as_second() - started.0.as_second() >= spec.active_deadline_seconds?;
-    late.then(|| ("DeadlineExceeded", "Job was active longer than specified deadline".to_owned()))
+    if is_late(spec, status, now) {
+        return Some(("DeadlineExceeded", "Job was active longer than specified deadline".to_owned()));
+    }
+    indexes_failed(spec, account)
+}
+
+fn is_late(spec: &JobSpec, status: &JobStatus, now: Timestamp) -> bool {
+    let started = status.start_time.as_ref().filter(|_| spec.suspend != Some(true));
+    let deadline = started.zip(spec.active_deadline_seconds);
+    deadline.is_some_and(|(started, seconds)| now.as_second() - started.0.as_second() >= seconds)
+}
+
+/// Too many indexes have failed, or some have and nothing is left to try.
+fn indexes_failed(spec: &JobSpec, account: &Account) -> Option<(&'static str, String)> {
+    let failed = number(account.per_index.as_ref()?.failed.len());
+    if spec.max_failed_indexes.is_some_and(|most| failed > most) {
+        let text = "Job has exceeded the specified maximal number of failed indexes";
+        return Some(("MaxFailedIndexesExceeded", text.to_owned()));
+    }
+    let all = failed + number(account.completed.len()) >= spec.completions.unwrap_or(i32::MAX);
+    (failed > 0 && all).then(|| ("FailedIndexes", "Job has failed indexes".to_owned()))
 }
 
 /// Containers that the kubelet restarts count as failures, too.
@@ -231,13 +243,23 @@ fn man(
     if lacking == 0 {
         return;
     }
-    let pause = failure::pause(job, pods, now);
-    if !pause.is_zero() {
-        plan.again = Some(plan.again.map_or(pause, |again| again.min(pause)));
-        return;
+    let pause = match account.per_index {
+        Some(_) => Duration::ZERO,
+        None => failure::pause(job, pods, now),
+    };
+    let create = match is_indexed(job) {
+        _ if !pause.is_zero() => Err(pause),
+        true => free_indexes(spec, pods, waits, account, lacking, now),
+        false => Ok(vec![None; lacking]),
+    };
+    match create {
+        Ok(create) => plan.create = create,
+        Err(pause) => plan.again = Some(plan.again.map_or(pause, |again| again.min(pause))),
     }
-    plan.create =
-        if is_indexed(job) { free_indexes(spec, crew, account, lacking) } else { vec![None; lacking] };
+    if let Some(per_index) = &account.per_index {
+        let indexes = plan.create.iter().flatten();
+        plan.failures = indexes.map(|index| (*index, per_index.failures(job, *index))).collect();
+    }
 }
 
 /// Those beyond the wanted number: doubles of an index, then the least missed.
@@ -251,11 +273,28 @@ fn surplus(job: &Job, crew: &Crew, wanted: usize) -> Vec<Arc<Pod>> {
     rest
 }
 
-fn free_indexes(spec: &JobSpec, crew: &Crew, account: &Account, lacking: usize) -> Vec<Option<i32>> {
-    let busy: BTreeSet<i32> = crew.active.iter().filter_map(|pod| indexes::of_pod(pod)).collect();
+/// The first indexes that need a pod, or how long none of them may have one.
+fn free_indexes(
+    spec: &JobSpec,
+    pods: &[Arc<Pod>],
+    waits: bool,
+    account: &Account,
+    lacking: usize,
+    now: Timestamp,
+) -> Result<Vec<Option<i32>>, Duration> {
+    // Where the job waits for the end of what is being deleted, so does each index.
+    let counts = |pod: &Pod| pods::is_active(pod) || (waits && !is_over(pod));
+    let mut busy: BTreeSet<i32> =
+        pods.iter().filter(|pod| counts(pod)).filter_map(|pod| indexes::of_pod(pod)).collect();
+    busy.extend(account.per_index.iter().flat_map(|all| &all.failed));
     let all = 0..spec.completions.unwrap_or_default();
     let free = all.filter(|index| !busy.contains(index) && !account.completed.contains(index));
-    free.take(lacking).map(Some).collect()
+    let free: Vec<i32> = free.take(lacking).collect();
+    let ready = match &account.per_index {
+        Some(per_index) => per_index.ready(free, now)?,
+        None => free,
+    };
+    Ok(ready.into_iter().map(Some).collect())
 }
 
 fn count(plan: &mut Plan, crew: &Crew) {
@@ -276,7 +315,8 @@ fn finish(plan: &mut Plan, account: &Account, crew: &Crew, pods: &[Arc<Pod>], no
     }
     if kind == "FailureTarget" {
         set(&mut plan.status, "Failed", "True", &reason, &message, now);
-        let reason = ["PodFailurePolicy", "DeadlineExceeded"].into_iter().find(|r| *r == reason);
+        let reasons = ["PodFailurePolicy", "DeadlineExceeded", "MaxFailedIndexesExceeded", "FailedIndexes"];
+        let reason = reasons.into_iter().find(|r| *r == reason);
         plan.words.push((true, reason.unwrap_or("BackoffLimitExceeded"), message));
     } else {
         set(&mut plan.status, "Complete", "True", &reason, &message, now);
@@ -388,6 +428,54 @@ mod tests {
         let mut done = (*pod("a", "Succeeded", 0)).clone();
         done.metadata.annotations = Some([(super::super::INDEX.to_owned(), "1".to_owned())].into());
         assert_eq!(plan(&job, &[Arc::new(done)], at(90)).create, [Some(0), Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn indexes_that_fail_on_their_own_let_the_others_end() {
+        let spec = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3, "backoffLimit": i32::MAX,
+            "backoffLimitPerIndex": 0 });
+        let of_index = |name: &str, phase: &str, index: i32| {
+            let mut pod = (*pod(name, phase, 1)).clone();
+            pod.metadata.annotations = Some([(super::super::INDEX.to_owned(), index.to_string())].into());
+            Arc::new(pod)
+        };
+        let (mut whole, mut pods) = (job(spec.clone()), vec![of_index("a", "Failed", 0)]);
+        let others = settle(&mut whole, &mut pods, at(62));
+        assert_eq!(others.create, [Some(1), Some(2)], "without a pause");
+        assert_eq!(others.failures, [(1, Failures::default()), (2, Failures::default())].into());
+        pods.extend([of_index("b", "Failed", 1), of_index("c", "Succeeded", 2)]);
+        settle(&mut whole, &mut pods, at(90));
+        assert_eq!(holds(&whole, "Failed").as_deref(), Some("FailedIndexes"));
+        let status = whole.status.unwrap();
+        assert_eq!(status.failed_indexes.as_deref(), Some("0,1"));
+        assert_eq!((status.completed_indexes.as_deref(), status.failed), (Some("2"), Some(2)));
+        let mut spec = spec;
+        spec["maxFailedIndexes"] = json!(1);
+        spec["completions"] = json!(9);
+        let (mut whole, mut pods) = (job(spec), vec![of_index("a", "Failed", 0), of_index("b", "Failed", 1)]);
+        pods.push(of_index("d", "Running", 2));
+        settle(&mut whole, &mut pods, at(90));
+        assert_eq!(holds(&whole, "Failed").as_deref(), Some("MaxFailedIndexesExceeded"));
+    }
+
+    #[test]
+    fn a_failed_pod_stays_until_the_next_one_counts_on() {
+        let spec = json!({ "completionMode": "Indexed", "completions": 1, "backoffLimit": i32::MAX,
+            "backoffLimitPerIndex": 1 });
+        let of_index = |name: &str, phase: &str| {
+            let mut pod = (*pod(name, phase, 1)).clone();
+            pod.metadata.annotations = Some([(super::super::INDEX.to_owned(), "0".to_owned())].into());
+            Arc::new(pod)
+        };
+        let (mut whole, mut pods) = (job(spec), vec![of_index("a", "Failed")]);
+        assert_eq!(settle(&mut whole, &mut pods, at(62)).again, Some(Duration::from_secs(8)));
+        assert!(account::is_tracked(&pods[0]));
+        let next = settle(&mut whole, &mut pods, at(70));
+        assert_eq!(next.failures, [(0, Failures { counted: 1, ignored: 0 })].into());
+        pods.push(of_index("b", "Running"));
+        settle(&mut whole, &mut pods, at(71));
+        assert!(!account::is_tracked(&pods[0]));
+        assert_eq!(whole.status.unwrap().failed, Some(1));
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Controller {
         let uids = delete.iter().filter_map(|pod| pod.metadata.uid.clone());
         self.expectations.expect(key, plan.create.len(), uids);
         let deleted = join_all(delete.iter().map(|pod| self.delete(key, job, pod))).await;
-        let created = self.create(key, job, &plan.create).await;
+        let created = self.create(key, job, plan).await;
         deleted.into_iter().chain([created]).collect()
     }
 
@@ -148,8 +148,12 @@ impl Controller {
         answer
     }
 
-    async fn create(&self, key: &Key, job: &Job, indexes: &[Option<i32>]) -> Result<(), kube::Error> {
-        let pods: Vec<Pod> = indexes.iter().map(|index| new_pod(key, job, *index)).collect();
+    async fn create(&self, key: &Key, job: &Job, plan: &Plan) -> Result<(), kube::Error> {
+        let mut pods: Vec<Pod> = plan.create.iter().map(|index| new_pod(key, job, *index)).collect();
+        for (pod, index) in pods.iter_mut().zip(&plan.create) {
+            let failures = index.and_then(|index| plan.failures.get(&index));
+            failures.into_iter().for_each(|failures| failures.note(pod));
+        }
         let (created, error) = pods::create_all(&self.cluster.client, &pods).await;
         for pod in &created {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
