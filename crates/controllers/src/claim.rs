@@ -69,11 +69,25 @@ where
     O: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
     K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
 {
+    carry_out_with(client, owner, claims, None).await
+}
+
+/// The same where what is adopted gets a finalizer too, and loses it when it is released.
+pub async fn carry_out_with<O, K>(
+    client: &Client,
+    owner: &O,
+    claims: Claims<K>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<K>>, kube::Error>
+where
+    O: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Object,
+{
     let namespace = owner.meta().namespace.clone().unwrap_or_default();
     let mut owned = claims.owned;
     let objects: Api<K> = Api::namespaced(client.clone(), &namespace);
     for object in claims.released {
-        release(&objects, owner.meta(), object.meta()).await?;
+        release(&objects, owner.meta(), object.meta(), finalizer).await?;
     }
     if claims.adoptable.is_empty() {
         return Ok(owned);
@@ -87,28 +101,44 @@ where
         return Ok(owned);
     }
     for object in claims.adoptable {
-        if adopt(&objects, reference(owner), object.meta()).await? {
+        if adopt(&objects, reference(owner), object.meta(), finalizer).await? {
             owned.push(object);
         }
     }
     Ok(owned)
 }
 
-async fn adopt<K>(api: &Api<K>, reference: OwnerReference, object: &ObjectMeta) -> Result<bool, kube::Error>
+async fn adopt<K>(
+    api: &Api<K>,
+    reference: OwnerReference,
+    object: &ObjectMeta,
+    finalizer: Option<&str>,
+) -> Result<bool, kube::Error>
 where
     K: Object,
 {
-    let patch = json!({ "metadata": { "uid": object.uid, "ownerReferences": [reference] } });
-    patched(api, object, &patch).await
+    let mut meta = json!({ "uid": object.uid, "ownerReferences": [reference] });
+    if let Some(finalizer) = finalizer {
+        meta["finalizers"] = json!([finalizer]);
+    }
+    patched(api, object, &json!({ "metadata": meta })).await
 }
 
-async fn release<K>(api: &Api<K>, owner: &ObjectMeta, object: &ObjectMeta) -> Result<bool, kube::Error>
+async fn release<K>(
+    api: &Api<K>,
+    owner: &ObjectMeta,
+    object: &ObjectMeta,
+    finalizer: Option<&str>,
+) -> Result<bool, kube::Error>
 where
     K: Object,
 {
     let gone = json!({ "$patch": "delete", "uid": owner.uid });
-    let patch = json!({ "metadata": { "uid": object.uid, "ownerReferences": [gone] } });
-    patched(api, object, &patch).await
+    let mut meta = json!({ "uid": object.uid, "ownerReferences": [gone] });
+    if let Some(finalizer) = finalizer {
+        meta["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+    }
+    patched(api, object, &json!({ "metadata": meta })).await
 }
 
 /// False where the object is gone or another one by now: then there is nothing to claim.

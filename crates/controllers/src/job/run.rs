@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_client::Api;
-use corten_client::{Change, Key, Recorder};
+use corten_client::{Change, Key, Recorder, selector};
 use futures::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -31,9 +32,21 @@ struct Controller {
     written: Written,
 }
 
+/// The job of a pod; the pods of a namespace that nobody controls stand together under a key without a name.
+fn place(pod: &Pod) -> Option<Key> {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    match controller_of(&pod.metadata) {
+        Some(reference) => (reference.kind == "Job").then(|| Key::new(namespace, &*reference.name)),
+        None => Some(Key::new(namespace, "")),
+    }
+}
+
 fn owner(pod: &Pod) -> Option<Key> {
-    let reference = controller_of(&pod.metadata).filter(|r| r.kind == "Job")?;
-    Some(Key::new(pod.metadata.namespace.clone().unwrap_or_default(), &*reference.name))
+    place(pod).filter(|key| !key.name.is_empty())
+}
+
+fn selector_of(job: &Job) -> LabelSelector {
+    job.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default()
 }
 
 /// Runs jobs until the cluster's stop.
@@ -41,7 +54,7 @@ pub async fn run(cluster: &Arc<Cluster>) {
     let controller = Controller {
         cluster: cluster.clone(),
         recorder: cluster.recorder("job-controller"),
-        pods: Index::of(&cluster.pods, owner),
+        pods: Index::of(&cluster.pods, place),
         expectations: Expectations::default(),
         written: Written::default(),
     };
@@ -53,19 +66,54 @@ pub async fn run(cluster: &Arc<Cluster>) {
 }
 
 impl Controller {
-    fn woken_by_pod(&self, change: &Change<Pod>) -> Option<Key> {
+    fn woken_by_pod(&self, change: &Change<Pod>) -> Vec<Key> {
         let pod = change.object();
-        let key = owner(pod)?;
+        let now = owner(pod);
+        let before = match change {
+            Change::Updated { old, .. } => owner(old).filter(|before| now.as_ref() != Some(before)),
+            _ => None,
+        };
+        let mut keys: Vec<Key> = before.into_iter().collect();
+        match now {
+            Some(key) => {
+                self.note(change, &key);
+                keys.push(key);
+            }
+            None if controller_of(&pod.metadata).is_none() => {
+                keys.extend(self.those_that_may_adopt(pod));
+                keys.extend(place(pod).filter(|_| is_tracked(pod)));
+            }
+            None => {}
+        }
+        keys
+    }
+
+    fn note(&self, change: &Change<Pod>, key: &Key) {
+        let pod = change.object();
         if matches!(change, Change::Added(_)) {
-            self.expectations.created(&key);
+            self.expectations.created(key);
         }
         if matches!(change, Change::Deleted(_)) || pod.metadata.deletion_timestamp.is_some() {
-            self.expectations.deleted(&key, pod.metadata.uid.as_deref().unwrap_or_default());
+            self.expectations.deleted(key, pod.metadata.uid.as_deref().unwrap_or_default());
         }
-        Some(key)
+    }
+
+    fn those_that_may_adopt(&self, pod: &Pod) -> Vec<Key> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let jobs = self.cluster.jobs.list_namespace(namespace);
+        let may_adopt = |job: &&Arc<Job>| {
+            let by = selector_of(job);
+            job.metadata.deletion_timestamp.is_none()
+                && !selector::is_empty(&by)
+                && selector::matches(&by, pod.metadata.labels.as_ref())
+        };
+        jobs.iter().filter(may_adopt).map(|job| Key::of(&**job)).collect()
     }
 
     async fn reconcile(self: Arc<Self>, key: Key) -> Result<Option<Duration>, kube::Error> {
+        if key.name.is_empty() {
+            return self.free_uncontrolled(&key).await.map(|()| None);
+        }
         let Some(job) = self.cluster.jobs.get(&key) else {
             self.expectations.forget(&key);
             self.written.forget(&key);
@@ -81,14 +129,31 @@ impl Controller {
         if let Some(delay) = self.expectations.missing(&key) {
             return Ok(Some(delay));
         }
-        let pods = self.pods.get(&key).into_iter();
-        let mine = |pod: &Arc<Pod>| {
-            controller_of(&pod.metadata).is_some_and(|r| Some(&r.uid) == job.metadata.uid.as_ref())
-        };
-        let plan = plan::plan(&job, &pods.filter(mine).collect::<Vec<_>>(), Timestamp::now());
+        let pods = self.claim(&key, &job).await?;
+        let plan = plan::plan(&job, &pods, Timestamp::now());
         let again = plan.again;
         self.carry_out(&key, &job, plan).await?;
         Ok(again)
+    }
+
+    /// The job's pods: those that it has, and those without a controller that its selector matches.
+    async fn claim(&self, key: &Key, job: &Job) -> Result<Vec<Arc<Pod>>, kube::Error> {
+        let mut pods = self.pods.get(key);
+        let by = selector_of(job);
+        if selector::is_empty(&by) {
+            return Ok(pods);
+        }
+        pods.extend(self.pods.get(&Key::new(&*key.namespace, "")));
+        let claims = claim::claim(&job.metadata, &by, pods);
+        claim::carry_out_with(&self.cluster.client, job, claims, Some(TRACKING)).await
+    }
+
+    /// Pods that no job counts any more, because it was deleted without them or somebody took their owner away.
+    async fn free_uncontrolled(&self, key: &Key) -> Result<(), kube::Error> {
+        let pods = self.pods.get(key).into_iter();
+        let free: Vec<_> =
+            pods.filter(|pod| is_tracked(pod) && self.those_that_may_adopt(pod).is_empty()).collect();
+        join_all(free.iter().map(|pod| self.untrack(pod))).await.into_iter().collect()
     }
 
     /// Pods of a job that is gone are counted by nobody: they must not wait for it.
