@@ -76,7 +76,7 @@ impl Patch {
     pub fn parse(call: &Call, body: &Bytes) -> Result<Self> {
         let (kind, format) = PatchType::of_body(&call.content_type)?;
         let strictness = Strictness::of_call(call)?;
-        let Parsed { value, findings } = decode::parse(format, body).map_err(|mut status| {
+        let Parsed { value, findings, .. } = decode::parse(format, body).map_err(|mut status| {
             status.message = match format {
                 Format::Json => "invalid JSON patch".to_owned(),
                 _ => format!("error decoding patch: {}", status.message),
@@ -117,7 +117,7 @@ impl Patch {
         let live = live.ok_or_else(|| call.not_found())?;
         let mut value = call.edge().out(live.tree.clone());
         crate::patching::change(call, self, &mut value)?;
-        let parsed = Parsed { value, findings: self.findings.clone() };
+        let parsed = Parsed::new(value, self.findings.clone());
         decode::typed(call, self.strictness, parsed, |error| self.refused(error))
     }
 }

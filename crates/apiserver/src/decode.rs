@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use corten_api::field::{Error, Path};
 use corten_api::kind::Version;
-use corten_api::schema::{self, Mode, SchemaRef};
+use corten_api::schema::{self, DecodeError, Mode, SchemaRef};
 use corten_api::{Kind, Result, Status, Value};
 
 use crate::call::Call;
@@ -67,6 +67,33 @@ pub(crate) fn json(text: Bytes) -> Result<Value, corten_api::json::SyntaxError> 
 pub(crate) struct Parsed {
     pub value: Value,
     pub findings: Vec<String>,
+    /// A body of JSON with the paths that it repeats: upstream's findings of all sorts stand in the order of its text.
+    repeats: Option<(Bytes, Vec<String>)>,
+}
+
+impl Parsed {
+    /// A tree, and what was found before it was made.
+    pub fn new(value: Value, findings: Vec<String>) -> Self {
+        Parsed { value, findings, repeats: None }
+    }
+
+    /// The tree brought into the schema's form, and all findings.
+    ///
+    /// Errors: a value that the schema cannot hold.
+    fn conform(
+        self,
+        schema: Option<SchemaRef<'static>>,
+        mode: Mode,
+    ) -> Result<(Value, Vec<String>), DecodeError> {
+        let Parsed { mut value, mut findings, repeats } = self;
+        let Some(schema) = schema else { return Ok((value, findings)) };
+        let found = schema::conform(&mut value, schema, mode)?;
+        match repeats.filter(|_| schema.is_built_in()) {
+            Some((body, repeated)) => findings = corten_api::json::in_order(&body, &repeated, &found.unknown),
+            None => findings.extend(found.messages()),
+        }
+        Ok((value, findings))
+    }
 }
 
 /// Parses a body by its form.
@@ -78,21 +105,22 @@ pub(crate) fn parse(format: Format, body: &Bytes) -> Result<Parsed> {
             let strict = corten_api::json::parse_strict(body).map_err(|e| {
                 Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
             })?;
-            let findings = strict.messages().collect();
-            Ok(Parsed { value: strict.value, findings })
+            let findings: Vec<String> = strict.messages().collect();
+            let repeats = (!findings.is_empty()).then(|| (body.clone(), strict.duplicates));
+            Ok(Parsed { value: strict.value, findings, repeats })
         }
         Format::Yaml => {
             let document = corten_api::yaml::parse(body)
                 .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-            Ok(Parsed { value: document.value, findings: document.duplicates })
+            Ok(Parsed::new(document.value, document.duplicates))
         }
         Format::Protobuf => {
             let value = corten_api::protobuf::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
-            Ok(Parsed { value, findings: Vec::new() })
+            Ok(Parsed::new(value, Vec::new()))
         }
         Format::Cbor => {
             let value = corten_api::cbor::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
-            Ok(Parsed { value, findings: Vec::new() })
+            Ok(Parsed::new(value, Vec::new()))
         }
     }
 }
@@ -115,13 +143,10 @@ pub(crate) fn typed(
     parsed: Parsed,
     refuse: impl FnOnce(String) -> Box<Status>,
 ) -> Result<Value> {
-    let Parsed { mut value, mut findings } = parsed;
     let of = (call.info.version.as_str(), call.kind.kind.as_ref());
-    if let Some(schema) = schema_of(&call.kind, call.version()) {
-        let found = schema::conform(&mut value, schema, Mode::OWNED)
-            .map_err(|e| schema::cannot_handle(of.0, of.1, of.1, e))?;
-        findings.extend(found.messages());
-    }
+    let (mut value, findings) = parsed
+        .conform(schema_of(&call.kind, call.version()), Mode::OWNED)
+        .map_err(|e| schema::cannot_handle(of.0, of.1, of.1, e))?;
     strictness.judge(call, findings, refuse)?;
     if let Some(default) = call.kind.hooks.default {
         default(&mut value);
@@ -153,12 +178,9 @@ pub(crate) fn other_typed(
     (group, version, kind): (&str, &str, &str),
     refuse: impl FnOnce(String) -> Box<Status>,
 ) -> Result<Value> {
-    let Parsed { mut value, mut findings } = parsed;
-    if let Some(schema) = schema::for_kind(group, version, kind) {
-        let found = schema::conform(&mut value, schema, Mode::REQUEST)
-            .map_err(|e| schema::cannot_handle(version, kind, kind, e))?;
-        findings.extend(found.messages());
-    }
+    let (value, findings) = parsed
+        .conform(schema::for_kind(group, version, kind), Mode::REQUEST)
+        .map_err(|e| schema::cannot_handle(version, kind, kind, e))?;
     strictness.judge(call, findings, refuse)?;
     Ok(value)
 }

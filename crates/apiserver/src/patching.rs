@@ -96,7 +96,7 @@ fn applied(call: &Call, wanted: &Patch, live: Option<&Value>, target: &Target<'_
         }
         refused
     })?;
-    Ok(Parsed { value: made, findings: wanted.findings.clone() })
+    Ok(Parsed::new(made, wanted.findings.clone()))
 }
 
 fn not_strict(error: String) -> Box<Status> {
@@ -123,7 +123,7 @@ pub(crate) fn change_view(
     }
     let mut value = old.clone();
     change_with(schema, wanted, &mut value)?;
-    let made = Parsed { value, findings: wanted.findings.clone() };
+    let made = Parsed::new(value, wanted.findings.clone());
     let mut new = decode::other_typed(call, wanted.strictness, made, of, |error| wanted.refused(error))?;
     track_view(call, old, &mut new, (of, api_version));
     Ok(new)

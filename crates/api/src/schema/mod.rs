@@ -388,7 +388,7 @@ impl<'a> SchemaRef<'a> {
     }
 
     /// Built in: types are errors of the decoder. Custom resources leave them to the validation.
-    fn is_built_in(self) -> bool {
+    pub fn is_built_in(self) -> bool {
         self.schema.built_in
     }
 

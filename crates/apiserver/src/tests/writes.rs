@@ -245,6 +245,11 @@ async fn patches_with_unknown_fields() {
     let strict = server.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), twice).await;
     assert_eq!(strict.code, 400);
     assert!(strict.text.contains(r#"duplicate field \"data\""#), "{}", strict.text);
+    let both = r#"{"metadata":{"name":"t"},"foo":1,"data":{"a":"1"},"data":{"a":"2"},"foo":2,"bar":3}"#;
+    let strict = server.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), both).await;
+    let wanted = r#"strict decoding error: unknown field "foo", duplicate field "data", unknown field "bar""#;
+    let message = strict.json()["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message.ends_with(wanted), "{message}");
 }
 
 #[tokio::test]
