@@ -104,6 +104,12 @@ impl DeleteOptions {
         free
     }
 
+    /// Is it this object, and any version of it, that shall go?
+    pub fn means_any_version_of(&self, object: &Value) -> bool {
+        let uid = object.str_at(&["metadata", "uid"]);
+        self.resource_version.is_none() && self.uid.as_deref().is_none_or(|wanted| wanted == uid)
+    }
+
     fn check(&self, call: &Call, name: &str, live: &Live) -> Result<()> {
         let found = live.tree.str_at(&["metadata", "uid"]);
         if let Some(wanted) = self.uid.as_deref().filter(|w| *w != found) {

@@ -14,6 +14,9 @@ use crate::{ApiServer, decode, meta};
 /// When to ask again after a refusal.
 const RETRY_SECONDS: u32 = 10;
 
+/// The condition of a pod that somebody ends before its time.
+const DISRUPTED: &str = "DisruptionTarget";
+
 /// POST to a pod's `eviction`.
 pub(super) async fn serve(server: &ApiServer, call: &Call, request: Request<Body>) -> Result<Response<Body>> {
     let body = read_all(request.into_body()).await?;
@@ -39,6 +42,9 @@ pub(super) async fn serve(server: &ApiServer, call: &Call, request: Request<Body
     }
     // What costs nothing for not being ready must not have become ready meanwhile.
     let insists = free && options.insist_on(pod.str_at(&["metadata", "resourceVersion"]));
+    if !options.dry_run && !is_over(&pod) && options.means_any_version_of(&pod) {
+        tell_why(server, call).await?;
+    }
     let pods = Call::internal(server, ("", "pods"), &call.info.namespace, name, "")?;
     match delete::remove(server, &pods, name, &options).await {
         Err(status) if status.code == 409 && insists => Err(refused("The pod has changed.")),
@@ -63,6 +69,35 @@ fn is_no_loss(pod: &Value, budget: &Value) -> bool {
     let enough = number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy");
     let always = budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow";
     ready.next().is_none() && (always || enough)
+}
+
+fn is_over(pod: &Value) -> bool {
+    matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed")
+}
+
+/// Says in the pod's status why it goes, for those who look at how it ended (jobs with a policy about failures). Who insists
+/// on a version of the pod means the one without.
+async fn tell_why(server: &ApiServer, call: &Call) -> Result<()> {
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    let pods = Call::internal(server, ("", "pods"), namespace, name, "status")?;
+    let now = time::rfc3339(server.now_ms());
+    let edit = Make::Edit(Box::new(move |pod: &mut Value| {
+        let fields = [
+            ("type", DISRUPTED),
+            ("status", "True"),
+            ("reason", "EvictionByEvictionAPI"),
+            ("message", "Eviction API: evicting"),
+            ("lastTransitionTime", now.as_str()),
+        ];
+        let mut condition = Value::object();
+        fields.into_iter().for_each(|(field, text)| condition.object_at_mut(&[]).set(field, text));
+        let mut conditions = pod.items_at(&["status", "conditions"]).to_vec();
+        conditions.retain(|one| one.str_at(&["type"]) != DISRUPTED);
+        conditions.push(condition);
+        pod.object_at_mut(&["status"]).set("conditions", Value::Array(conditions));
+        Ok(())
+    }));
+    Write::new(server, &pods, name.to_owned(), edit)?.commit().await.map(drop)
 }
 
 /// Pods that run no more, or not yet, and pods that go anyway cost no budget.

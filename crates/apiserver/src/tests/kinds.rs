@@ -162,6 +162,8 @@ async fn evictions_respect_budgets() {
     let mut pod = server.ask("GET", &format!("{PODS}/a"), "").await.json();
     pod["status"]["phase"] = "Running".into();
     server.ask("PUT", &format!("{PODS}/a/status"), pod.to_string()).await;
+    let kept = [("content-type", "application/merge-patch+json")];
+    server.ask_with("PATCH", &format!("{PODS}/a"), &kept, r#"{"metadata":{"finalizers":["a.b/c"]}}"#).await;
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     let budget =
         r#"{"metadata":{"name":"b"},"spec":{"minAvailable":1,"selector":{"matchLabels":{"app":"x"}}}}"#;
@@ -174,6 +176,10 @@ async fn evictions_respect_budgets() {
     server.ask("DELETE", &format!("{budgets}/b"), "").await;
     let evicted = server.ask("POST", &format!("{PODS}/a/eviction"), eviction).await;
     assert_eq!(evicted.code, 201, "{}", evicted.text);
+    let ending = server.ask("GET", &format!("{PODS}/a"), "").await.json();
+    let conditions = ending["status"]["conditions"].as_array().unwrap();
+    let why = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((why["status"].as_str(), why["reason"].as_str()), (Some("True"), Some("EvictionByEvictionAPI")));
 }
 
 #[tokio::test]
