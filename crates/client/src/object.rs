@@ -48,6 +48,7 @@ objects! {
     batch::CronJob,
     batch::Job,
     certificates::CertificateSigningRequest,
+    certificates::ClusterTrustBundle,
     coordination::Lease,
     core::ConfigMap,
     core::Endpoints,

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that pods of this node use: one watch an object, for as long as a pod needs it.
+//! ConfigMaps, Secrets and trust bundles that pods of this node use, watched for as long as a pod needs them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Client, Resource};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::volume::trust::TrustBundles;
+
 /// How long a pod waits for an object's first answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
+pub const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 /// Told when an object changes, with the uids of the pods that use it.
 pub type Notify = Arc<dyn Fn(&BTreeSet<String>) + Send + Sync>;
@@ -96,12 +98,14 @@ fn kind_word<K: Resource<DynamicType = ()>>() -> String {
     K::kind(&()).to_lowercase()
 }
 
-/// Both kinds.
+/// All kinds.
 pub struct ObjectCache {
     /// ConfigMaps.
     pub config_maps: Watched<ConfigMap>,
     /// Secrets.
     pub secrets: Watched<Secret>,
+    /// ClusterTrustBundles.
+    pub trust_bundles: TrustBundles,
 }
 
 impl ObjectCache {
@@ -109,7 +113,8 @@ impl ObjectCache {
     pub fn new(client: Client, notify: Notify) -> Self {
         Self {
             config_maps: Watched::new(client.clone(), notify.clone()),
-            secrets: Watched::new(client, notify),
+            secrets: Watched::new(client.clone(), notify.clone()),
+            trust_bundles: TrustBundles::new(client, notify),
         }
     }
 
@@ -117,5 +122,6 @@ impl ObjectCache {
     pub fn release(&self, uid: &str) {
         self.config_maps.release(uid);
         self.secrets.release(uid);
+        self.trust_bundles.release(uid);
     }
 }

@@ -6,6 +6,7 @@ pub mod payload;
 pub mod pod_volumes;
 pub mod sub_path;
 pub mod token;
+pub mod trust;
 
 use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::Path;

@@ -217,7 +217,11 @@ impl PodVolumes {
         if let Some(wanted) = &source.service_account_token {
             let token = self.tokens.get(&self.host.config.client, pod, wanted, now).await;
             let token = token.map_err(|error| format!("failed to fetch token: {error}"))?;
-            return Ok([(wanted.path.clone(), token_file(pod, token, mode))].into());
+            return Ok([(wanted.path.clone(), private_file(pod, token, mode))].into());
+        }
+        if let Some(wanted) = &source.cluster_trust_bundle {
+            let anchors = objects.trust_bundles.anchors(uid, wanted).await?;
+            return Ok([(wanted.path.clone(), private_file(pod, anchors, mode))].into());
         }
         Err("projected volume has a source that this kubelet does not know".to_owned())
     }
@@ -243,13 +247,13 @@ impl PodVolumes {
     }
 }
 
-/// A token is for its user alone: owned by the one user that all containers run as, or by the pod's group.
-fn token_file(pod: &Pod, token: String, mode: Option<i32>) -> File {
+/// A token, like trust anchors, is for its user alone: owned by the one user that all containers run as, or by the pod's group.
+fn private_file(pod: &Pod, text: String, mode: Option<i32>) -> File {
     let uid = single_user(pod);
     let group = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|s| s.fs_group);
     let default = mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(payload::DEFAULT_MODE);
     let mode = if uid.is_some() || group.is_some() { 0o600 } else { default };
-    File { data: token.into_bytes(), mode, uid }
+    File { data: text.into_bytes(), mode, uid }
 }
 
 fn single_user(pod: &Pod) -> Option<u32> {
