@@ -329,10 +329,17 @@ impl<'a> Write<'a> {
         if let Some(prepare) = kind.hooks.prepare_update {
             prepare(object, old, &self.context());
         }
-        if kind.has_generation && !meta::same_spec(object, old) {
+        if kind.has_generation && !self.is_action() && !meta::same_spec(object, old) {
             meta::metadata(object).set("generation", generation + 1);
         }
         Ok(())
+    }
+
+    /// Is this an action of the server itself (binding a pod)? It is no update that the kind's rules
+    /// speak of, and nobody's new wish, so the generation stays.
+    fn is_action(&self) -> bool {
+        let kind = self.call.edge().storage_kind;
+        matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }))
     }
 
     fn validate(&self, object: &Value, old: Option<&Value>) -> Result<()> {
@@ -341,11 +348,8 @@ impl<'a> Write<'a> {
             None => rules::validate_create(kind, object),
             Some(old) => rules::validate_update(kind, object, old),
         };
-        // What the server's own actions do (binding a pod) is no update that the kind's rules speak of.
-        let action =
-            matches!(kind.subresource(&self.call.info.subresource), Some(Subresource::Action { .. }));
         // The rules are those of the group that was asked, also where objects rest in another one's form.
-        if let Some(validate) = self.call.kind.hooks.validate.filter(|_| !action) {
+        if let Some(validate) = self.call.kind.hooks.validate.filter(|_| !self.is_action()) {
             errors.extend(validate(object, old, &self.context()));
         }
         match errors.is_empty() {

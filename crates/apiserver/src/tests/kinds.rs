@@ -50,6 +50,7 @@ async fn pods_get_what_admission_gives() {
     let pod = server.ask("GET", &format!("{PODS}/a"), "").await.json();
     assert_eq!(pod["spec"]["nodeName"], "n");
     assert_eq!(pod["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(pod["metadata"]["generation"], 1, "a binding is no new wish");
     let on_node = server.ask("GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn", "").await.json();
     assert_eq!(on_node["items"].as_array().unwrap().len(), 1);
 
