@@ -7,6 +7,7 @@
 
 mod activity;
 mod backend;
+mod download;
 mod portforward;
 mod queue;
 mod remotecommand;
@@ -17,8 +18,9 @@ mod upgrade;
 mod websocket;
 
 pub use backend::{ByteReader, ByteStream, ByteWriter, Session, StreamBackend, StreamError, TerminalSize};
+pub use download::Download;
 pub use server::{StreamRequest, StreamServer, StreamServerConfig, serve};
-pub use upgrade::is_upgrade;
+pub use upgrade::{is_upgrade, is_websocket};
 
 /// Copies bytes both ways between two upgraded connections until both directions are done; the end of one
 /// direction is passed on as a half-close. Returns (client to backend, backend to client) byte counts.

@@ -78,11 +78,24 @@ const PORT_FORWARD_WEBSOCKET: &[(&str, PortForward)] = &[
 
 const PORT_FORWARD_SPDY: &[(&str, PortForward)] = &[("portforward.k8s.io", PortForward::Spdy)];
 
+/// For a download: whether its messages are text in base64.
+const DOWNLOAD_WEBSOCKET: &[(&str, bool)] =
+    &[("", false), ("binary.k8s.io", false), ("base64.binary.k8s.io", true)];
+
 /// True when the request asks to leave HTTP (for SPDY or WebSocket): proxies pass such a request on and then
 /// only copy bytes.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE)
         && tokens(headers, CONNECTION.as_str()).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+/// True when the request asks to leave HTTP for a WebSocket.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    is_upgrade(headers) && wanted(headers).eq_ignore_ascii_case("websocket")
+}
+
+fn wanted(headers: &HeaderMap) -> &str {
+    headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// The comma-separated items of all headers called `name`.
@@ -104,11 +117,15 @@ pub(crate) fn port_forward(headers: &HeaderMap) -> Agreed<PortForward> {
     agree(headers, PORT_FORWARD_WEBSOCKET, PORT_FORWARD_SPDY)
 }
 
+/// For a download.
+pub(crate) fn download(headers: &HeaderMap) -> Agreed<bool> {
+    agree_websocket(headers, DOWNLOAD_WEBSOCKET)
+}
+
 fn agree<P: Copy>(headers: &HeaderMap, websocket: &[(&str, P)], spdy: &[(&str, P)]) -> Agreed<P> {
-    let wanted = headers.get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if is_upgrade(headers) && wanted.eq_ignore_ascii_case("websocket") {
+    if is_websocket(headers) {
         agree_websocket(headers, websocket)
-    } else if is_upgrade(headers) && wanted.eq_ignore_ascii_case(SPDY) {
+    } else if is_upgrade(headers) && wanted(headers).eq_ignore_ascii_case(SPDY) {
         agree_spdy(headers, spdy)
     } else {
         Err(refuse(

@@ -32,11 +32,12 @@ const CHANNEL_BUFFER: usize = 256 << 10;
 /// Bytes that may wait inside the library before writing waits.
 const MAX_WRITE_BUFFER: usize = 1 << 20;
 /// How long a client may take to answer a close.
-const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 /// The channel on which clients close channels.
 const CLOSE_CHANNEL: u8 = 255;
 
-async fn start<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T> {
+/// A WebSocket over an upgraded connection.
+pub(crate) async fn start<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
@@ -183,7 +184,8 @@ fn encode(channel: u8, bytes: &[u8], base64: bool) -> Message {
     Message::binary(message)
 }
 
-fn normal_close() -> Message {
+/// The message that ends a connection in order.
+pub(crate) fn normal_close() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 

@@ -1,6 +1,7 @@
 //! Requests that are passed on: to a node's kubelet (log, exec, attach, portforward, node proxy) or to a pod or service.
 
 mod link;
+mod socket;
 mod target;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::call::Call;
 use crate::request::RequestInfo;
 
 pub(crate) use link::Kubelets;
+use socket::Socket;
 use target::Target;
 
 /// Of a kubelet's error text so much is passed on.
@@ -48,7 +50,15 @@ pub(crate) async fn serve(
 ) -> Result<Response<Body>> {
     let name = call.info.name.as_str();
     match (call.kind.plural.as_ref(), call.info.subresource.as_str()) {
-        ("pods", "log") => log(server, call, request).await,
+        ("pods", "log") => {
+            let mut request = request;
+            let socket = Socket::take(&mut request)?;
+            let answer = log(server, call, request).await?;
+            Ok(match socket {
+                Some(socket) => socket.serve(server, answer),
+                None => answer,
+            })
+        }
         ("pods", "exec" | "attach" | "portforward") => {
             let pod = pod(server, call, name).await?;
             let (node, path) = target::stream(call, &pod)?;
