@@ -70,5 +70,7 @@ mod tests {
         assert_eq!(end.lines().count(), 80);
         assert!(end.starts_with("line 20\n") && end.ends_with("line 99\n"));
         assert_eq!(log_end(&dir.path().join("none")), "");
+        std::fs::write(&log, "2020-01-01T00:00:00Z stdout P DONE\n").unwrap();
+        assert_eq!(log_end(&log), "DONE", "a line without an end gets none");
     }
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-/// A longer line is split in parts marked `P`, the last one `F`; the same limit as containerd's.
+/// A longer line is split in parts marked `P`, the last one `F` when the line has an end; the same limit as
+/// containerd's.
 const MAX_LINE: usize = 16 * 1024;
 
 /// Which of the program's streams a line came from.
@@ -55,9 +56,10 @@ impl Lines {
         }
     }
 
+    /// What has no line end is a part of a line, as containerd's: who reads the log adds none.
     fn finish(&mut self, stream: Stream, now: Timestamp, out: &mut Vec<u8>) {
         if !self.open.is_empty() {
-            write_line(out, now, stream, 'F', &self.open);
+            write_line(out, now, stream, 'P', &self.open);
             self.open = Vec::new();
         }
     }
@@ -138,7 +140,7 @@ mod tests {
     fn lines_are_cut_where_the_program_cut_them() {
         for (chunks, want) in [
             (&[&b"a\nb\n"[..]][..], "F a\nF b\n"),
-            (&[b"a", b"b\nc"], "F ab\nF c\n"),
+            (&[b"a", b"b\nc"], "F ab\nP c\n"),
             (&[b"\n\n"], "F \nF \n"),
             (&[], ""),
         ] {
