@@ -265,6 +265,33 @@ fn updates() {
 }
 
 #[test]
+fn init_containers_are_resized_like_others() {
+    let cx = Context { subresource: "resize", ..CONTEXT };
+    let pod = |init: &str| {
+        let text = format!(
+            "{{metadata: {{name: p}}, spec: {{initContainers: [{{name: i, image: i, resources: {init}}}], \
+             containers: [{{name: c, image: i, resources: {{requests: {{cpu: 1m}}}}}}]}}}}"
+        );
+        defaulted("", "Pod", &text)
+    };
+    let old = pod("{requests: {cpu: 1m}}");
+    let cases: [(&str, &[&str]); 3] = [
+        ("{requests: {cpu: 2m}, limits: {memory: 1Mi}}", &[]),
+        (
+            "{}",
+            &["spec.initContainers[0].resources.requests: Forbidden: resource requests cannot be removed"],
+        ),
+        (
+            "{requests: {cpu: 1m, x/y: 1}, limits: {x/y: 1}}",
+            &["spec: Forbidden: only cpu and memory resources are mutable"],
+        ),
+    ];
+    for (init, wanted) in cases {
+        assert_eq!(texts(&validate(&pod(init), Some(&old), &cx)), wanted, "{init}");
+    }
+}
+
+#[test]
 fn a_terminated_container_stays_terminated() {
     let cx = Context { subresource: "status", ..CONTEXT };
     let old = tree(

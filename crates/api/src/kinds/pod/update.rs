@@ -249,9 +249,7 @@ pub(super) fn resize(errors: &mut Errors, new: &Value, old: &Value) {
         }
         let list = masked.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten();
         for (container, before) in list.zip(before) {
-            if field == "containers" || text(before, "restartPolicy") == "Always" {
-                mask_amounts(container, before);
-            }
+            mask_amounts(container, before);
         }
     }
     if errors.is_empty() && !same(Some(&masked), Some(old_spec)) {
