@@ -37,7 +37,7 @@ pub async fn run(
     }
     if let Some(get) = &handler.http_get {
         let target = check::http_target(get, container, &pod_ip(host, pod).await?)?;
-        return check::http(&target, "kube-lifecycle/1.37", NETWORK_TIMEOUT).await;
+        return check::http(&target, "kube-lifecycle/1.37", NETWORK_TIMEOUT).await.map(drop);
     }
     if let Some(socket) = &handler.tcp_socket {
         let ip = pod_ip(host, pod).await?;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe};
@@ -12,14 +12,35 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 
+use super::redirect::{MAX_REDIRECTS, follow, is_redirect};
 use crate::host::Host;
 use crate::pod::spec;
 
 /// Most of an answer that is read (upstream's 10 KiB), in bytes.
 const MAX_BODY: usize = 10 << 10;
 
-/// Runs a probe once.
+/// Runs a probe once. What is fine may come with words of warning.
 pub async fn check(
+    host: &Host,
+    pod: &Pod,
+    container: &Container,
+    id: &str,
+    probe: &Probe,
+    ip: Option<String>,
+    timeout: Duration,
+) -> Result<Option<String>, String> {
+    if let Some(get) = &probe.http_get {
+        let ip = ip.ok_or_else(without_address)?;
+        return http(&http_target(get, container, &ip)?, "kube-probe/1.37", timeout).await;
+    }
+    check_plainly(host, pod, container, id, probe, ip, timeout).await.map(|()| None)
+}
+
+fn without_address() -> String {
+    "the pod has no address".to_owned()
+}
+
+async fn check_plainly(
     host: &Host,
     pod: &Pod,
     container: &Container,
@@ -31,10 +52,7 @@ pub async fn check(
     if let Some(exec) = &probe.exec {
         return run_command(host, id, exec.command.clone().unwrap_or_default(), timeout).await;
     }
-    let ip = ip.ok_or_else(|| "the pod has no address".to_owned())?;
-    if let Some(get) = &probe.http_get {
-        return http(&http_target(get, container, &ip)?, "kube-probe/1.37", timeout).await;
-    }
+    let ip = ip.ok_or_else(without_address)?;
     if let Some(socket) = &probe.tcp_socket {
         let target = socket.host.clone().filter(|host| !host.is_empty()).unwrap_or(ip);
         return tcp(&target, port_number(&socket.port, container)?, timeout).await;
@@ -124,7 +142,8 @@ pub struct HttpTarget {
 }
 
 impl HttpTarget {
-    fn url(&self) -> String {
+    /// The whole URL.
+    pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}{}", self.authority(), self.path)
     }
@@ -148,12 +167,23 @@ pub fn http_target(get: &HTTPGetAction, container: &Container, ip: &str) -> Resu
     })
 }
 
-/// GETs; every status from 200 to 399 is fine.
-pub async fn http(target: &HttpTarget, agent: &str, timeout: Duration) -> Result<(), String> {
+/// What a server said.
+struct Answer {
+    status: u16,
+    location: Option<String>,
+    body: String,
+}
+
+/// GETs, following redirects on the same host; every status from 200 to 399 is fine, a redirect that is not
+/// followed with a warning.
+pub async fn http(target: &HttpTarget, agent: &str, timeout: Duration) -> Result<Option<String>, String> {
     let url = target.url();
-    match tokio::time::timeout(timeout, get(target, agent)).await {
-        Ok(Ok(status)) if (200..400).contains(&status) => Ok(()),
-        Ok(Ok(status)) => Err(format!("HTTP probe failed with statuscode: {status}")),
+    match tokio::time::timeout(timeout, get_following(target, agent)).await {
+        Ok(Ok(answer)) => match answer.status {
+            200..300 => Ok(None),
+            300..400 => Ok(Some(format!("Probe terminated redirects, Response body: {}", answer.body))),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        },
         Ok(Err(error)) => Err(format!("Get \"{url}\": {error}")),
         Err(_) => Err(format!(
             "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -161,7 +191,21 @@ pub async fn http(target: &HttpTarget, agent: &str, timeout: Duration) -> Result
     }
 }
 
-async fn get(target: &HttpTarget, agent: &str) -> Result<u16, String> {
+async fn get_following(first: &HttpTarget, agent: &str) -> Result<Answer, String> {
+    let mut target = first.clone();
+    for _ in 0..MAX_REDIRECTS {
+        let answer = get(&target, agent).await?;
+        let location = answer.location.as_deref().filter(|_| is_redirect(answer.status));
+        let Some(location) = location else { return Ok(answer) };
+        target = follow(&target, location).ok_or_else(|| format!("no way to {location:?}"))?;
+        if target.host != first.host {
+            return Ok(answer);
+        }
+    }
+    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+}
+
+async fn get(target: &HttpTarget, agent: &str) -> Result<Answer, String> {
     let stream = connect(&target.host, target.port, Duration::from_secs(3600)).await?;
     if target.tls {
         let connector = tokio_rustls::TlsConnector::from(unverified());
@@ -173,7 +217,7 @@ async fn get(target: &HttpTarget, agent: &str) -> Result<u16, String> {
     }
 }
 
-async fn exchange<S>(stream: S, target: &HttpTarget, agent: &str) -> Result<u16, String>
+async fn exchange<S>(stream: S, target: &HttpTarget, agent: &str) -> Result<Answer, String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -184,13 +228,27 @@ where
         let request = request(target, agent)?;
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = answer.status().as_u16();
-        // read the body so that servers do not see a broken pipe
-        let _ = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-        Ok(status)
+        let location = answer.headers().get(http::header::LOCATION);
+        let location = location.map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
+        Ok(Answer { status, location, body: start_of(answer.into_body()).await })
     }
     .await;
     connection.abort();
     answer
+}
+
+/// Reads the body, so that servers do not see a broken pipe; what is too long or breaks off counts as far as it
+/// came.
+async fn start_of(mut body: hyper::body::Incoming) -> String {
+    let mut bytes = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], Bytes::as_ref));
+        if bytes.len() >= MAX_BODY {
+            break;
+        }
+    }
+    bytes.truncate(MAX_BODY);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn request(target: &HttpTarget, agent: &str) -> Result<http::Request<Empty<Bytes>>, String> {
@@ -296,15 +354,18 @@ mod tests {
         assert_eq!(unknown.unwrap_err(), "couldn't find port: \"nope\" in container \"a\"");
     }
 
-    async fn answering(status: &'static str) -> u16 {
+    /// Answers one request after the other with these statuses (and headers), and the last one for ever.
+    async fn answering(heads: &'static [&'static str]) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut buffer = [0; 1024];
-            let _ = stream.read(&mut buffer).await.unwrap();
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            for head in heads.iter().chain(std::iter::repeat(heads.last().unwrap())) {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut buffer = [0; 1024];
+                let _ = stream.read(&mut buffer).await.unwrap();
+                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 2\r\n\r\nok");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
         });
         port
     }
@@ -315,18 +376,26 @@ mod tests {
 
     #[tokio::test]
     async fn http_answers() {
-        let second = Duration::from_secs(1);
-        for (status, expected) in [
-            ("200 OK", Ok(())),
-            ("302 Found", Ok(())),
-            ("500 Oops", Err("HTTP probe failed with statuscode: 500".to_owned())),
-        ] {
-            let port = answering(status).await;
-            assert_eq!(http(&local(port), "t", second).await, expected);
+        let minute = Duration::from_secs(60);
+        let warning = || Ok(Some("Probe terminated redirects, Response body: ok".to_owned()));
+        let failed = |why: &str| Err(why.to_owned());
+        let answers: [(&'static [&'static str], _); 7] = [
+            (&["200 OK"], Ok(None)),
+            (&["302 Found"], warning()),
+            (&["302 Found\r\nlocation: http://0.0.0.0/", "500 Oops"], warning()),
+            (&["302 Found\r\nlocation: /x", "308 Moved\r\nlocation: y", "200 OK"], Ok(None)),
+            (&["302 Found\r\nlocation: /x", "404 Gone"], failed("HTTP probe failed with statuscode: 404")),
+            (&["302 Found\r\nlocation: /x"], failed("stopped after 10 redirects")),
+            (&["500 Oops"], failed("HTTP probe failed with statuscode: 500")),
+        ];
+        for (heads, expected) in answers {
+            let found = http(&local(answering(heads).await), "t", minute).await;
+            let plain = |error: String| error.rsplit("\": ").next().unwrap_or_default().to_owned();
+            assert_eq!(found.map_err(plain), expected, "{heads:?}");
         }
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
         assert_eq!(
-            http(&local(closed), "t", second).await.unwrap_err(),
+            http(&local(closed), "t", minute).await.unwrap_err(),
             format!(
                 "Get \"http://127.0.0.1:{closed}/\": dial tcp 127.0.0.1:{closed}: connect: connection refused"
             )

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod counter;
 pub mod grpc;
+mod redirect;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -209,17 +210,24 @@ impl Task {
             ticker.tick().await;
             let (pod, container, ip) = (&self.pod, &self.container, self.pod_ip());
             let outcome = check::check(&self.host, pod, container, &self.id, &self.probe, ip, timeout).await;
-            if let Err(why) = &outcome {
-                let message = format!("{} probe failed: {why}", self.purpose.title());
-                let about = ("Warning", "Unhealthy");
-                self.host.container_event(&self.pod, self.kind, &self.container.name, about, message);
-            }
+            self.tell(&outcome);
             if let Some(good) = counter.record(outcome.is_ok())
                 && !self.apply(good)
             {
                 return;
             }
         }
+    }
+
+    fn tell(&self, outcome: &Result<Option<String>, String>) {
+        let title = self.purpose.title();
+        let (reason, message) = match outcome {
+            Ok(None) => return,
+            Ok(Some(words)) => ("ProbeWarning", format!("{title} probe warning: {words}")),
+            Err(why) => ("Unhealthy", format!("{title} probe failed: {why}")),
+        };
+        let about = ("Warning", reason);
+        self.host.container_event(&self.pod, self.kind, &self.container.name, about, message);
     }
 
     fn pod_ip(&self) -> Option<String> {
