@@ -65,7 +65,7 @@ fn listing(values: Option<&BTreeMap<String, String>>) -> String {
     values.into_iter().flatten().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Value of a `resourceFieldRef` of `container`; missing limits are the node's allocatable amounts.
+/// Value of a `resourceFieldRef` of `container`; missing limits are the pod's own, or the node's allocatable amounts.
 pub fn resource(
     pod: &Pod,
     container: &Container,
@@ -80,7 +80,9 @@ pub fn resource(
     let container = other.as_ref().map_or(container, |(_, found)| found.as_ref());
     let (list, name) = selector.resource.split_once('.').ok_or_else(|| unsupported(&selector.resource))?;
     let resources = container.resources.as_ref();
-    let limit = quantity::get_milli(resources.and_then(|r| r.limits.as_ref()), name);
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref());
+    let limit = quantity::get_milli(resources.and_then(|r| r.limits.as_ref()), name)
+        .or_else(|| quantity::get_milli(of_pod, name));
     let amount = match (list, name) {
         ("limits", "cpu") => limit.or(Some(around.node_cpu_milli)),
         ("limits", "memory") => limit.or(Some(around.node_memory.saturating_mul(1000))),
@@ -162,6 +164,17 @@ mod tests {
             let selector: ResourceFieldSelector =
                 serde_json::from_value(json!({"resource": name, "divisor": divisor.unwrap_or("0")})).unwrap();
             assert_eq!(resource(&pod, &container, &selector, &around()).as_deref(), Ok(expected), "{name}");
+        }
+        let mut limited = pod;
+        let limits = json!({"limits": {"cpu": "4", "memory": "64Mi"}});
+        limited.spec.as_mut().unwrap().resources = serde_json::from_value(limits).unwrap();
+        for (name, expected) in [("limits.cpu", "2"), ("limits.memory", "67108864")] {
+            let selector: ResourceFieldSelector = serde_json::from_value(json!({"resource": name})).unwrap();
+            assert_eq!(
+                resource(&limited, &container, &selector, &around()).as_deref(),
+                Ok(expected),
+                "{name}"
+            );
         }
     }
 }

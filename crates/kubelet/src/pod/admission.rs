@@ -166,6 +166,11 @@ fn predicate(name: &str, why: &str) -> (String, String) {
 
 /// What this node never lets a pod do.
 fn forbidden(pod: &Pod) -> Option<(String, String)> {
+    let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
+    if os.is_some_and(|os| os.name != "linux") {
+        let why = "Failed to admit pod as the OS field doesn't match node OS";
+        return Some(("PodOSNotSupported".to_owned(), why.to_owned()));
+    }
     let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
     let sysctls = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
     let unsafe_one = sysctls
@@ -307,6 +312,15 @@ mod tests {
             let pod = pod("a", json!({"containers": [], "securityContext": {"sysctls": sysctls}}));
             let result = Admission::default().admit(&pod, None, &BTreeMap::new());
             assert_eq!(result.err().map(|verdict| verdict.reason).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn operating_systems() {
+        for (os, expected) in [("linux", None), ("windows", Some("PodOSNotSupported"))] {
+            let pod = pod("a", json!({"containers": [], "os": {"name": os}}));
+            let result = Admission::default().admit(&pod, None, &BTreeMap::new());
+            assert_eq!(result.err().map(|verdict| verdict.reason).as_deref(), expected, "{os}");
         }
     }
 
