@@ -106,15 +106,16 @@ impl PodVolumes {
     fn empty_dir(&self, source: &EmptyDirVolumeSource, target: &Path, group: Option<u32>) -> io::Result<()> {
         let fresh = !target.exists();
         fs::create_dir_all(target)?;
-        if source.medium.as_deref().is_some_and(|medium| medium.starts_with("Memory"))
-            && !is_mount_point(target)
-        {
+        let in_memory = source.medium.as_deref().is_some_and(|medium| medium.starts_with("Memory"));
+        // As upstream's: a new tmpfs is like /tmp, where nobody removes what others made.
+        let mode = if in_memory { 0o1777 } else { 0o777 };
+        if in_memory && !is_mount_point(target) {
             let limit = source.size_limit.as_ref().map_or(0, quantity::value);
             let size = u64::try_from(limit).unwrap_or(0);
-            self.host.mounts.tmpfs(target, size, 0o777).map_err(io::Error::other)?;
+            self.host.mounts.tmpfs(target, size, mode).map_err(io::Error::other)?;
         }
         if fresh {
-            fs::set_permissions(target, fs::Permissions::from_mode(0o777))?;
+            fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
             if let Some(gid) = group {
                 give_to_group(target, gid, false)?;
             }
