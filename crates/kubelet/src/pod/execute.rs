@@ -102,12 +102,10 @@ impl Worker {
     /// The pod's group must never be smaller than a container's: it is written before and after.
     async fn resize(&self, id: &str, name: &str) -> Flow {
         let Some((kind, container)) = spec::container(&self.pod, name) else { return Flow::Again };
-        let _ = self.host.cgroups.ensure(&self.pod);
+        self.fit_group();
         let shall = resources::container_resources(&self.pod, &container, self.host.machine.memory_bytes);
         let told = self.host.cri.update_resources(id, shall).await;
-        if let Err(error) = self.host.cgroups.ensure(&self.pod) {
-            tracing::debug!(pod = spec::describe(&self.pod), %error, "the pod's group waits for other containers");
-        }
+        self.fit_group();
         let failed = told.err().map(|error| {
             let message = format!("Error resizing container {name}: {error}");
             self.host.container_event(&self.pod, kind, name, ("Warning", "ResizeError"), message);
@@ -119,6 +117,14 @@ impl Worker {
         memory.resize_told = failed.is_none().then_some(target);
         memory.resize_failed = failed;
         Flow::Again
+    }
+
+    /// Gives the pod's group what its containers have been given by now; it cannot shrink below what one of
+    /// them still has.
+    pub(super) fn fit_group(&self) {
+        if let Err(error) = self.host.cgroups.ensure(&self.pod) {
+            tracing::debug!(pod = spec::describe(&self.pod), %error, "the pod's group waits for other containers");
+        }
     }
 
     async fn make_sandbox(&self, attempt: u32, observed: &Observed) -> Result<String, String> {

@@ -319,9 +319,12 @@ impl Planner<'_> {
     }
 
     fn init(&mut self, container: &ContainerSpec) -> Walk {
-        match self.s.observed.current(&container.name).map(|c| (c.state, c.exit_code)) {
-            Some((State::Exited, 0)) => return Walk::Next,
-            Some((State::Running, _)) => self.check_definition(container),
+        match self.s.observed.current(&container.name).cloned() {
+            Some(c) if c.state == State::Exited && c.exit_code == 0 => return Walk::Next,
+            Some(c) if c.state == State::Running => {
+                self.check_definition(container);
+                self.check_resources(container, &c);
+            }
             _ => self.start(Kind::Init, container),
         }
         Walk::Stop

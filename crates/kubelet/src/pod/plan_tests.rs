@@ -275,4 +275,8 @@ fn resources_change_in_place_or_by_a_restart() {
     let mut failed = ready();
     failed.of("a").resize_failed = Some((at(60), "no".into()));
     assert_eq!(steps("NotRequired", 100, &failed), Vec::<String>::new(), "not before its time");
+    let mut init = pod("NotRequired");
+    let spec = init.spec.as_mut().unwrap();
+    spec.init_containers = Some(std::mem::take(&mut spec.containers));
+    assert_eq!(short(&plan(&init, &with(100), &ready(), None)), ["resize a"], "an init container, too");
 }

@@ -192,6 +192,8 @@ impl Worker {
         let config = container_config(&inputs).map_err(config_error())?;
         let sandbox_config = self.sandbox_config(sandbox.attempt).map_err(config_error())?;
         self.make_log_dir(&sandbox_config.log_directory, &container.name).map_err(config_error())?;
+        // A container that restarts for more (resizePolicy) needs the room before it is there.
+        self.fit_group();
         let cri = &self.host.cri;
         let id = Box::pin(cri.create_container(&sandbox.id, config, sandbox_config)).await;
         let id = id.map_err(|error| failure("CreateContainerError")(error.message))?;
