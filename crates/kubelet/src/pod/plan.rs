@@ -384,7 +384,7 @@ impl Planner<'_> {
 
     fn check_definition(&mut self, container: &ContainerSpec) {
         let Some(running) = self.s.observed.current(&container.name).cloned() else { return };
-        let changed = !running.hash.is_empty() && running.hash != spec::container_hash(container);
+        let changed = spec::is_redefined(container, &running.hash);
         let planned = self.plan.steps.iter().any(|s| matches!(s, Step::Kill { id, .. } if *id == running.id));
         if changed && !planned {
             self.kill(&running, KillWhy::Definition, spec::grace_period(self.s.pod));
@@ -421,7 +421,10 @@ impl Planner<'_> {
         let latest = self.s.observed.latest(name);
         let after =
             latest.filter(|c| c.state == State::Exited).map(|c| c.finished_at.unwrap_or(c.created_at));
-        if self.pull_blocks(container) || self.crash_blocks(name, after) || self.problem_blocks(name) {
+        // What it did under another definition does not count against it.
+        let redefined = latest.is_some_and(|c| spec::is_redefined(container, &c.hash));
+        let crashed = after.filter(|_| !redefined);
+        if self.pull_blocks(container) || self.crash_blocks(name, crashed) || self.problem_blocks(name) {
             return;
         }
         if let Some(leftover) = latest.filter(|c| c.state == State::Created) {

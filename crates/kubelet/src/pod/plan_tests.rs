@@ -114,6 +114,18 @@ fn what_follows_an_exit() {
 }
 
 #[test]
+fn a_new_definition_does_not_wait_for_the_old_ones_back_off() {
+    let mut memory = ready();
+    memory.of("a").backoff.advance(at(0), at(0));
+    let pod = one("Always");
+    let known = spec::container_hash(&pod.spec.as_ref().unwrap().containers[0]);
+    for (hash, expected) in [(known, vec![]), ("of another image".to_owned(), vec!["start a/1"])] {
+        let ended = Container { hash, ..exited("a", 1) };
+        assert_eq!(short(&plan(&pod, &observed(vec![ended]), &memory, None)), expected);
+    }
+}
+
+#[test]
 fn a_crash_loop_waits_for_its_back_off() {
     let mut memory = ready();
     memory.of("a").backoff.advance(at(0), at(0));

@@ -95,6 +95,11 @@ pub fn restart_policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
+/// Whether a container that was made with this hash has another definition by now.
+pub fn is_redefined(container: &Container, hash: &str) -> bool {
+    !hash.is_empty() && hash != container_hash(container)
+}
+
 /// Whether a container that ended with `exit_code` runs again: its own rules, its own policy, the pod's.
 pub fn should_restart(pod: &Pod, kind: Kind, container: &Container, exit_code: i32) -> bool {
     match kind {

@@ -61,6 +61,9 @@ impl Worker {
         let mut memory = self.memory.lock();
         let memory = memory.of(name);
         memory.pulled = None;
+        if observed.latest(name).is_some_and(|c| spec::is_redefined(&container, &c.hash)) {
+            memory.backoff.reset();
+        }
         if let Some(ended) = after {
             memory.backoff.advance(ended, Timestamp::now());
         }
