@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, EnvVarSource, FileKeySelector, Pod, Secret, Service,
+};
 
+use crate::env_file;
 use crate::expand::expand;
 use crate::fields::{self, Surroundings};
 use crate::pod::spec;
@@ -16,6 +19,8 @@ pub struct Objects {
     pub config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    /// Texts of environment files by volume and path; an error says why one cannot be read.
+    pub files: BTreeMap<(String, String), Result<String, String>>,
 }
 
 /// Names of the ConfigMaps and Secrets that a container's environment needs.
@@ -30,6 +35,13 @@ pub fn references(container: &Container) -> (Vec<String>, Vec<String>) {
         secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
     }
     (config_maps, secrets)
+}
+
+/// Volumes and paths of the files that a container's environment takes variables from.
+pub fn file_references(container: &Container) -> Vec<(String, String)> {
+    let sources = container.env.iter().flatten().filter_map(|var| var.value_from.as_ref());
+    let wanted = sources.filter_map(|source| source.file_key_ref.as_ref());
+    wanted.map(|r| (r.volume_name.clone(), r.path.clone())).collect()
 }
 
 /// Makes the environment. Errors are messages of `CreateContainerConfigError`.
@@ -140,7 +152,22 @@ impl Env<'_> {
             let missing = format!("couldn't find key {} in Secret {namespace}/{}", wanted.key, wanted.name);
             return found.map_or_else(|| absent(optional, missing), |value| Ok(Some(value)));
         }
-        Ok(Some(String::new()))
+        match &source.file_key_ref {
+            Some(wanted) => self.from_file(wanted),
+            None => Ok(Some(String::new())),
+        }
+    }
+
+    fn from_file(&self, wanted: &FileKeySelector) -> Result<Option<String>, String> {
+        let file = self.objects.files.get(&(wanted.volume_name.clone(), wanted.path.clone()));
+        let unknown =
+            || format!("cannot find the volume \"{}\" referenced by FileKeyRef", wanted.volume_name);
+        let text = file.ok_or_else(unknown)?.as_deref();
+        let parsed = text.map_err(ToString::to_string).and_then(|text| env_file::value(text, &wanted.key));
+        let found = parsed.map_err(|why| format!("couldn't parse env file: {why}"))?;
+        let missing =
+            format!("environment variable key \"{}\" not found in file \"{}\"", wanted.key, wanted.path);
+        found.map_or_else(|| absent(wanted.optional == Some(true), missing), |value| Ok(Some(value)))
     }
 
     fn finish(self) -> Vec<(String, String)> {
@@ -244,6 +271,7 @@ mod tests {
         Objects {
             config_maps: [("m".to_owned(), Some(Arc::new(map))), ("gone".to_owned(), None)].into(),
             secrets: [("s".to_owned(), Some(Arc::new(secret))), ("gone".to_owned(), None)].into(),
+            files: [(("v".to_owned(), "env".to_owned()), Ok("F='file'".to_owned()))].into(),
         }
     }
 
@@ -292,6 +320,21 @@ mod tests {
             if let Ok(env) = found {
                 assert_eq!(get(&env, "X"), None, "an optional key that is missing sets nothing");
             }
+        }
+    }
+
+    #[test]
+    fn files() {
+        let key = |volume: &str, key: &str, optional: bool| json!([{"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": volume, "path": "env", "key": key, "optional": optional}}}]);
+        let no_key = "environment variable key \"G\" not found in file \"env\"";
+        for (env, expected) in [
+            (key("v", "F", false), Ok(Some("file"))),
+            (key("v", "G", true), Ok(None)),
+            (key("v", "G", false), Err(no_key)),
+            (key("w", "F", true), Err("cannot find the volume \"w\" referenced by FileKeyRef")),
+        ] {
+            let found = made(env.clone(), json!([]), &objects()).map(|env| get(&env, "X"));
+            assert_eq!(found.as_ref().map(|x| x.as_deref()).map_err(String::as_str), expected, "{env}");
         }
     }
 

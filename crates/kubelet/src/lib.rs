@@ -8,6 +8,7 @@ mod config;
 mod cri;
 mod dns;
 mod env;
+mod env_file;
 mod eviction;
 mod expand;
 mod fields;

@@ -17,10 +17,12 @@ use super::spec::{self, Kind};
 use super::worker::{Flow, Worker};
 use crate::backoff::{add, go_millis};
 use crate::env::{self, Objects};
+use crate::env_file;
 use crate::hooks;
 use crate::host::Host;
 use crate::image::auth;
 use crate::image::pull::{Need, Pulled};
+use crate::volume::pod_volumes;
 
 /// Pause before a failed start is tried again (upstream's back-off of the pod worker).
 const RETRY: Duration = Duration::from_secs(10);
@@ -241,7 +243,7 @@ impl Worker {
     async fn env_objects(&self, container: &Container) -> Result<Objects, String> {
         let (maps, secrets) = env::references(container);
         let namespace = spec::namespace(&self.pod);
-        let mut objects = Objects { config_maps: BTreeMap::new(), secrets: BTreeMap::new() };
+        let mut objects = Objects { files: self.env_files(container), ..Objects::default() };
         for name in maps {
             let found = self.host.objects.config_maps.get(&self.uid, namespace, &name).await?;
             objects.config_maps.insert(name, found);
@@ -251,6 +253,18 @@ impl Worker {
             objects.secrets.insert(name, found);
         }
         Ok(objects)
+    }
+
+    fn env_files(&self, container: &Container) -> BTreeMap<(String, String), Result<String, String>> {
+        let dir = self.host.config.pod_dir(&self.uid);
+        let volumes = || self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let read = |(name, path): (String, String)| {
+            let root =
+                volumes().find(|volume| volume.name == name).and_then(|v| pod_volumes::path(&dir, v))?;
+            let text = env_file::read(&root, &path);
+            Some(((name, path), text))
+        };
+        env::file_references(container).into_iter().filter_map(read).collect()
     }
 
     fn started(&self, kind: Kind, container: &Container, id: String) {
