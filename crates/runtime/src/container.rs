@@ -11,6 +11,7 @@ use k8s_cri::v1::{ContainerConfig, ContainerEventType, NamespaceMode};
 use crate::error::{Result, RuntimeError};
 use crate::files;
 use crate::image::Image;
+use crate::image_volumes;
 use crate::lifecycle;
 use crate::node::{Node, blocking, new_id};
 use crate::registry::{Container, ContainerRecord, Phase, Progress, Sandbox, SandboxRecord};
@@ -103,8 +104,9 @@ fn write_all(
     files::write_json(&dir.join(crate::registry::CONTAINER_FILE), record)?;
     let rootfs = node.config.images.mount_rootfs(image, dir)?;
     let seen = spec::Pod { dir: sandbox.dir.clone(), hostname: pod.config.hostname.clone() };
+    let config = image_volumes::mount_all(&node.config.images, dir, &record.config)?;
     let built = spec::build(&spec::Input {
-        config: &record.config,
+        config: &config,
         image: &image.config,
         rootfs: &rootfs,
         pod: &seen,
@@ -187,6 +189,7 @@ fn clear(node: &Node, dir: &Path, cgroup: &str) -> Result<()> {
     node.cgroups.kill_all(cgroup)?;
     node.cgroups.remove(cgroup)?;
     node.config.images.unmount_rootfs(dir)?;
+    image_volumes::unmount_all(&node.config.images, dir)?;
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_name() == crate::registry::CONTAINER_FILE {
             continue;

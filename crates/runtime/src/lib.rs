@@ -18,6 +18,7 @@ mod events;
 mod exec;
 mod files;
 pub mod image;
+mod image_volumes;
 mod lifecycle;
 mod node;
 mod registry;

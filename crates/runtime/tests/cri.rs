@@ -133,6 +133,31 @@ async fn what_cannot_start_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_a_read_only_volume() {
+    let Some(mut cluster) = Cluster::start("imgvol").await else { return };
+    let pod = cluster.run_pod("p", |_| {}).await;
+    let with = |name: String| {
+        move |c: &mut cri::ContainerConfig| {
+            let image = cri::ImageSpec { image: name, ..Default::default() };
+            let mount =
+                cri::Mount { container_path: "/image".into(), image: Some(image), ..Default::default() };
+            c.mounts.push(mount);
+        }
+    };
+    let gone = cluster.create(&pod, "gone", &["true"], with("absent:1".into())).await;
+    assert_eq!(gone.unwrap_err().code(), Code::NotFound);
+    let look = "test -e /image/bin/sh && ! touch /image/x 2>/dev/null";
+    let same = |c: &mut cri::ContainerConfig| {
+        let own = c.image.as_ref().unwrap().image.clone();
+        with(own)(c);
+    };
+    let id = cluster.run(&pod, "look", &["sh", "-c", look], same).await.unwrap();
+    assert_eq!(cluster.exited(&id).await.exit_code, 0);
+    cluster.remove_pod(&pod).await;
+    cluster.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_hold_and_the_oom_killer_is_named() {
     let Some(mut cluster) = Cluster::start("oom").await else { return };
     let pod = cluster.run_pod("hungry", |_| {}).await;

@@ -107,6 +107,8 @@ pub struct ContainerInputs<'a> {
     pub image_user: ImageUser,
     /// Finished environment.
     pub env: Vec<(String, String)>,
+    /// References of the images of image volumes, by volume.
+    pub volume_images: BTreeMap<String, String>,
     /// The machine's memory, for OOM scores.
     pub memory_bytes: i64,
     /// Container whose processes an ephemeral one joins.
@@ -234,17 +236,26 @@ fn volume_mount(
     let volume = volume.ok_or_else(|| {
         format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, inputs.container.name)
     })?;
-    let root = pod_volumes::path(dir, volume).ok_or_else(|| {
-        format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, inputs.container.name)
-    })?;
-    let host_path = match sub_path_of(mount, lookup)? {
-        Some(sub) => sub_path::resolve(&root, &sub)?,
-        None => root,
-    };
     let inside = if mount.mount_path.starts_with('/') {
         mount.mount_path.clone()
     } else {
         format!("/{}", mount.mount_path)
+    };
+    let sub = sub_path_of(mount, lookup)?;
+    if let Some(source) = &volume.image {
+        let shown = source.reference.clone().unwrap_or_default();
+        return match sub {
+            None => image_mount(inputs, mount, inside, shown),
+            // CRI of this version has no word for it
+            Some(_) => Err(format!("subPath is not supported in the image volume \"{}\"", mount.name)),
+        };
+    }
+    let root = pod_volumes::path(dir, volume).ok_or_else(|| {
+        format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, inputs.container.name)
+    })?;
+    let host_path = match sub {
+        Some(sub) => sub_path::resolve(&root, &sub)?,
+        None => root,
     };
     Ok(pb::Mount {
         readonly: mount.read_only == Some(true),
@@ -255,6 +266,27 @@ fn volume_mount(
         },
         recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..plain_mount(&inside, &host_path)
+    })
+}
+
+/// A mount of an image: the runtime makes it, always read-only.
+fn image_mount(
+    inputs: &ContainerInputs<'_>,
+    mount: &VolumeMount,
+    inside: String,
+    shown: String,
+) -> Result<pb::Mount, String> {
+    let image = inputs.volume_images.get(&mount.name);
+    let image = image.ok_or_else(|| format!("image of volume \"{}\" is not there", mount.name))?;
+    Ok(pb::Mount {
+        container_path: inside,
+        readonly: true,
+        image: Some(pb::ImageSpec {
+            image: image.clone(),
+            user_specified_image: shown,
+            ..Default::default()
+        }),
+        ..Default::default()
     })
 }
 

@@ -78,6 +78,8 @@ pub struct ContainerMemory {
     pub pulling: bool,
     /// Reference of the image pulled or found for the next start.
     pub pulled: Option<String>,
+    /// References of the images of its image volumes, by volume, for the next start.
+    pub volume_images: BTreeMap<String, String>,
     /// Why the last start failed.
     pub problem: Option<Problem>,
     /// Being stopped.

@@ -48,7 +48,12 @@ impl Worker {
     ) -> Flow {
         let pod = self.pod.clone();
         let Some((kind, container)) = spec::container(&pod, name) else { return Flow::Again };
-        let image = match self.image_for(kind, &container).await {
+        let images = match self.volume_images_for(kind, &container).await {
+            Ok(false) => Ok(None),
+            Ok(true) => self.image_for(kind, &container).await,
+            Err(failure) => Err(failure),
+        };
+        let image = match images {
             Ok(Some(image)) => image,
             Ok(None) => return Flow::Again,
             Err(failure) => {
@@ -63,6 +68,7 @@ impl Worker {
         let mut memory = self.memory.lock();
         let memory = memory.of(name);
         memory.pulled = None;
+        memory.volume_images.clear();
         if observed.latest(name).is_some_and(|c| spec::is_redefined(&container, &c.hash)) {
             memory.backoff.reset();
         }
@@ -117,13 +123,47 @@ impl Worker {
             }
             Need::Impossible(reason, message) => Err(Failure { reason, message }),
             Need::Pull(image) => {
-                self.pull(kind, container, image);
+                self.pull(kind, container, image, None);
                 Ok(None)
             }
         }
     }
 
-    fn pull(&self, kind: Kind, container: &Container, image: String) {
+    /// Whether the images of the container's image volumes are there; the first that is not is being pulled.
+    async fn volume_images_for(&self, kind: Kind, container: &Container) -> Result<bool, Failure> {
+        let volumes = self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+        for volume in volumes.filter(|volume| mounted(&volume.name)) {
+            let Some(source) = &volume.image else { continue };
+            if self.memory.lock().of(&container.name).volume_images.contains_key(&volume.name) {
+                continue;
+            }
+            let wanted = Container {
+                name: container.name.clone(),
+                image: source.reference.clone(),
+                image_pull_policy: source.pull_policy.clone(),
+                ..Container::default()
+            };
+            match self.host.puller.need(&wanted).await {
+                Need::Present(image) => {
+                    self.memory
+                        .lock()
+                        .of(&container.name)
+                        .volume_images
+                        .insert(volume.name.clone(), image.id);
+                }
+                Need::Impossible(reason, message) => return Err(Failure { reason, message }),
+                Need::Pull(image) => {
+                    self.pull(kind, &wanted, image, Some(volume.name.clone()));
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Pulls the container's image, or the one of a volume of its.
+    fn pull(&self, kind: Kind, container: &Container, image: String, volume: Option<String>) {
         let (host, pod, memory, waker) =
             (self.host.clone(), self.pod.clone(), self.memory.clone(), self.waker.clone());
         let (name, shown) = (container.name.clone(), container.image.clone().unwrap_or_default());
@@ -144,7 +184,10 @@ impl Worker {
                 match pulled {
                     Ok(pulled) => {
                         tell("Normal", "Pulled", pulled_message(&shown, &pulled));
-                        memory.pulled = Some(pulled.image_ref);
+                        match volume {
+                            Some(volume) => drop(memory.volume_images.insert(volume, pulled.image_ref)),
+                            None => memory.pulled = Some(pulled.image_ref),
+                        }
                         memory.problem = None;
                         memory.pull_backoff.reset();
                     }
@@ -191,6 +234,7 @@ impl Worker {
             image_ref: &image.id,
             image_user: ImageUser { uid: image.uid.map(|uid| uid.value), username: image.username.clone() },
             env,
+            volume_images: self.memory.lock().of(&container.name).volume_images.clone(),
             memory_bytes: self.host.machine.memory_bytes,
             target,
         };

@@ -27,7 +27,8 @@ pub struct PodVolumes {
     tokens: Tokens,
 }
 
-/// Where a volume lies on the node; `None` for kinds that lie nowhere (PVC, CSI, image …).
+/// Where a volume lies on the node; `None` for kinds that lie nowhere: an image, which the runtime mounts, and
+/// what this kubelet does not have (PVC, CSI …).
 pub fn path(pod_dir: &Path, volume: &Volume) -> Option<PathBuf> {
     let plugin = match volume {
         Volume { host_path: Some(source), .. } => return Some(PathBuf::from(&source.path)),
@@ -72,7 +73,7 @@ impl PodVolumes {
     /// Brings all volumes into their wanted state; doing so twice changes nothing.
     pub async fn setup(&self, pod: &Pod, around: &Surroundings, now: Timestamp) -> Result<(), VolumeError> {
         let dir = self.host.config.pod_dir(spec::uid(pod));
-        for volume in volumes(pod) {
+        for volume in volumes(pod).filter(|volume| volume.image.is_none()) {
             let fail = |why: String| VolumeError { volume: volume.name.clone(), why };
             let Some(target) = path(&dir, volume) else { return Err(fail(refusal(volume))) };
             self.one(pod, volume, target, around, now).await.map_err(fail)?;
@@ -273,6 +274,6 @@ fn refusal(volume: &Volume) -> String {
             claim.claim_name
         );
     }
-    "no volume plugin matched: this kubelet has emptyDir, hostPath, configMap, secret, downwardAPI and projected"
+    "no volume plugin matched: this kubelet has emptyDir, hostPath, configMap, secret, downwardAPI, projected and image"
         .to_owned()
 }

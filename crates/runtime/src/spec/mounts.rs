@@ -109,9 +109,6 @@ fn asked_for(mounts: &[Mount]) -> Result<Vec<Value>> {
 
 fn one_asked_for(mount: &Mount) -> Result<Value> {
     let target = &mount.container_path;
-    if mount.image.is_some() {
-        return Err(SpecError(format!("mount {target}: image volumes are not supported by this runtime")));
-    }
     if !Path::new(target).is_absolute() {
         return Err(SpecError(format!("mount path {target:?} is not absolute")));
     }
