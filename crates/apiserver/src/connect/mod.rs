@@ -1,13 +1,15 @@
 //! Requests that are passed on: to a node's kubelet (log, exec, attach, portforward, node proxy) or to a pod or service.
 
 mod link;
+mod links;
+mod proxy;
 mod socket;
 mod target;
 
 use std::sync::Arc;
 
 use corten_api::{Result, Status, Value};
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -19,13 +21,14 @@ use crate::call::Call;
 use crate::request::RequestInfo;
 
 pub(crate) use link::Kubelets;
+use proxy::proxy;
 use socket::Socket;
 use target::Target;
 
 /// Of a kubelet's error text so much is passed on.
 const MAX_ERROR_BYTES: usize = 4096;
 /// Headers of one hop, and those that carry the client's identity: they go no further.
-const STOP: [&str; 9] = [
+const STOP: [&str; 8] = [
     "connection",
     "upgrade",
     "keep-alive",
@@ -34,7 +37,6 @@ const STOP: [&str; 9] = [
     "trailer",
     "transfer-encoding",
     "authorization",
-    "host",
 ];
 
 /// Is the request passed on?
@@ -84,50 +86,6 @@ pub(crate) async fn serve(
     }
 }
 
-/// Passes on what is asked of a proxy. Links must work at the other end: a path without its slash is redirected to the one with it,
-/// and redirects of the target lead through the proxy again.
-async fn proxy(
-    server: &ApiServer,
-    call: &Call,
-    target: Target,
-    request: Request<Body>,
-) -> Result<Response<Body>> {
-    let uri = request.uri().clone();
-    if call.info.tail.is_empty() && !request.headers().contains_key(UPGRADE) {
-        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        return Response::builder()
-            .status(StatusCode::MOVED_PERMANENTLY)
-            .header(LOCATION, format!("{}/{query}", uri.path()))
-            .body(empty())
-            .map_err(Status::internal);
-    }
-    let authority = target.authority();
-    let prefix = uri.path().strip_suffix(call.info.tail.as_str()).unwrap_or(uri.path());
-    let path = proxied_path(call, &request);
-    let mut response = pass(server, target, &path, request, true).await?;
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-    let moved = location.and_then(|location| through(location, prefix, &authority));
-    if let Some(value) = moved.and_then(|location| HeaderValue::from_str(&location).ok()) {
-        response.headers_mut().insert(LOCATION, value);
-    }
-    Ok(response)
-}
-
-/// Where a redirect of the target leads when it is followed through the proxy; `None` for places that are not the target's.
-fn through(location: &str, prefix: &str, authority: &str) -> Option<String> {
-    let rest = location.strip_prefix("http://").or_else(|| location.strip_prefix("https://"));
-    let path = match rest {
-        Some(rest) => match rest.strip_prefix(authority)? {
-            "" => "/",
-            path if path.starts_with('/') => path,
-            _ => return None,
-        },
-        None if location.starts_with("//") || !location.starts_with('/') => return None,
-        None => location,
-    };
-    (!path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
-}
-
 async fn pod(server: &ApiServer, call: &Call, name: &str) -> Result<Value> {
     let found = server.read_internal("pods", &call.info.namespace, name).await?;
     found.ok_or_else(|| Status::not_found(call.resource(), name))
@@ -158,16 +116,8 @@ async fn log(server: &ApiServer, call: &Call, request: Request<Body>) -> Result<
     pass(server, target, &path, request, false).await
 }
 
-/// The path and query of a proxied request, as the client wrote them.
-fn proxied_path(call: &Call, request: &Request<Body>) -> String {
-    let tail = if call.info.tail.is_empty() { "/" } else { &call.info.tail };
-    match request.uri().query() {
-        Some(query) => format!("{tail}?{query}"),
-        None => tail.to_owned(),
-    }
-}
-
-/// Sends the request to the target. `plain` answers come back as they are; of a kubelet's errors a Status is made.
+/// Sends the request to the target. A `plain` one names its host itself, and its answer comes back as it is; of a kubelet's
+/// errors a Status is made.
 async fn pass(
     server: &ApiServer,
     target: Target,
@@ -182,8 +132,10 @@ async fn pass(
     *out.method_mut() = parts.method;
     *out.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("bad path to pass on: {e}")))?;
     *out.headers_mut() = forwarded(&parts.headers, upgrade.as_ref());
-    let host = HeaderValue::from_str(&target.authority()).map_err(Status::internal)?;
-    out.headers_mut().insert(HOST, host);
+    if !plain {
+        let host = HeaderValue::from_str(&target.authority()).map_err(Status::internal)?;
+        out.headers_mut().insert(HOST, host);
+    }
     let mut response = link::send(server, &target, out).await.map_err(|error| match plain {
         true => Status::unavailable(format!("error trying to reach service: {error}")),
         false => Status::internal(format!("error dialing backend: {error}")),
@@ -265,27 +217,4 @@ async fn error_of(response: Response<Incoming>) -> Box<Status> {
         _ => "InternalError",
     };
     Status::new(code, reason, if text.is_empty() { format!("the kubelet answered {code}") } else { text })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::through;
-
-    #[test]
-    fn redirects_lead_through_the_proxy() {
-        let prefix = "/api/v1/namespaces/n/services/s/proxy";
-        let cases = [
-            ("/login?x=1", Some("/api/v1/namespaces/n/services/s/proxy/login?x=1")),
-            ("http://10.0.0.1:80/a", Some("/api/v1/namespaces/n/services/s/proxy/a")),
-            ("http://10.0.0.1:80", Some("/api/v1/namespaces/n/services/s/proxy/")),
-            ("http://10.0.0.1:8080/a", None),
-            ("https://example.com/a", None),
-            ("//example.com/a", None),
-            ("relative", None),
-            ("/api/v1/namespaces/n/services/s/proxy/there", None),
-        ];
-        for (location, wanted) in cases {
-            assert_eq!(through(location, prefix, "10.0.0.1:80").as_deref(), wanted, "{location}");
-        }
-    }
 }
