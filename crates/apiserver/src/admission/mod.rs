@@ -2,6 +2,7 @@
 //! Webhooks and policies will be two more rows that read their rules from the store.
 
 mod certificates;
+mod ingress;
 mod lifecycle;
 mod limits;
 mod node;
@@ -130,6 +131,12 @@ const PLUGINS: &[Plugin] = &[
         wants: certificates::is_new,
         mutate: None,
         validate: Some(certificates::subject),
+    },
+    Plugin {
+        name: "DefaultIngressClass",
+        wants: ingress::wants,
+        mutate: Some(ingress::mutate),
+        validate: None,
     },
     // Last: what is charged should be stored.
     Plugin { name: "ResourceQuota", wants: quota::wants, mutate: None, validate: Some(quota::validate) },

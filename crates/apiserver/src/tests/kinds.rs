@@ -263,3 +263,32 @@ async fn limit_ranges_and_quotas() {
         "{unsaid}"
     );
 }
+
+#[tokio::test]
+async fn an_ingress_without_a_class_gets_the_default() {
+    let server = TestServer::start().await;
+    let group = "/apis/networking.k8s.io/v1";
+    let ingresses = format!("{group}/namespaces/default/ingresses");
+    let ingress = |name: &str, more: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}"{more}}},"spec":{{"defaultBackend":{{"service":{{"name":"s","port":{{"number":80}}}}}}}}}}"#
+        )
+    };
+    let before = server.ask("POST", &ingresses, ingress("before", "")).await;
+    assert_eq!(before.code, 201, "{}", before.text);
+    assert!(before.json()["spec"].get("ingressClassName").is_none());
+    let class = r#"{"metadata":{"name":"main","annotations":{"ingressclass.kubernetes.io/is-default-class":"true"}},"spec":{"controller":"example.com/c"}}"#;
+    assert_eq!(server.ask("POST", &format!("{group}/ingressclasses"), class).await.code, 201);
+    let after = server.ask("POST", &ingresses, ingress("after", "")).await.json();
+    assert_eq!(after["spec"]["ingressClassName"], "main");
+    let annotated = r#","annotations":{"kubernetes.io/ingress.class":"old"}"#;
+    let old = server.ask("POST", &ingresses, ingress("old", annotated)).await.json();
+    assert!(old["spec"].get("ingressClassName").is_none(), "{old}");
+    // Changes are not filled in: a class that was taken away stays away.
+    let label = r#"{"metadata":{"labels":{"a":"b"}}}"#;
+    let path = format!("{ingresses}/before");
+    let merge = [("content-type", "application/merge-patch+json")];
+    let same = server.ask_with("PATCH", &path, &merge, label).await;
+    assert_eq!(same.code, 200, "{}", same.text);
+    assert!(same.json()["spec"].get("ingressClassName").is_none());
+}
