@@ -142,9 +142,7 @@ fn services_without_selector_lead_where_people_say() {
     ns.create_from(&deployment("web", "w", 8080, 1));
     rolled_out(&ns, "deployment/web");
     let pod = field(&ns, "pods", ".items[0].status.podIP");
-    for name in ["old-way", "new-way"] {
-        ns.create_from(&service(name, json!({"ports": [{"port": 80, "targetPort": 8080}]})));
-    }
+    // In files Endpoints often stand before their service.
     ns.create_from(
         &json!({
             "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "old-way"},
@@ -152,6 +150,9 @@ fn services_without_selector_lead_where_people_say() {
         })
         .to_string(),
     );
+    for name in ["old-way", "new-way"] {
+        ns.create_from(&service(name, json!({"ports": [{"port": 80, "targetPort": 8080}]})));
+    }
     ns.create_from(
         &json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_client::Api;
-use corten_client::{Key, Recorder};
+use corten_client::{Change, Key, Recorder};
 use k8s_openapi::api::core::v1::Endpoints;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, PostParams};
@@ -31,12 +31,22 @@ pub async fn run(cluster: &Arc<Cluster>) {
         written: Written::default(),
         triggers: Triggers::default(),
     };
-    Shell::open(cluster, controller)
+    let shell = Shell::open(cluster, controller)
         .each(&cluster.services)
-        .each(&cluster.endpoints)
-        .wakes(&cluster.pods, |me, change| facts::woken_by_pod(&me.cluster, change))
-        .run(cluster.config.workers, Controller::reconcile)
-        .await;
+        .wakes(&cluster.endpoints, |me, change| woken_by_endpoints(&me.cluster, change))
+        .wakes(&cluster.pods, |me, change| facts::woken_by_pod(&me.cluster, change));
+    // Services may have gone while nobody looked.
+    let queue = shell.queue();
+    cluster.endpoints.list().iter().for_each(|endpoints| queue.add(Key::of(&**endpoints)));
+    shell.run(cluster.config.workers, Controller::reconcile).await;
+}
+
+/// Endpoints made by hand may come before their service, or belong to none: they are left alone until a service of their
+/// name has been there and goes.
+fn woken_by_endpoints(cluster: &Cluster, change: &Change<Endpoints>) -> Option<Key> {
+    let key = Key::of(&**change.object());
+    let is_ours = matches!(change, Change::Deleted(_)) || cluster.services.get(&key).is_some();
+    is_ours.then_some(key)
 }
 
 /// Records of leader election that old clients keep in Endpoints: such objects belong to no service.
