@@ -23,10 +23,11 @@ const REMEMBER: &str = "remember";
 const STATE_NEW: u32 = 8;
 const STATUS_DNAT: u32 = 32;
 const TCP: u8 = 6;
-/// Before and at destination NAT, at filters, at source NAT.
+/// Before and at destination NAT, at filters, before and at source NAT.
 const BEFORE_DNAT: i32 = -110;
 const DNAT: i32 = -100;
 const FILTER: i32 = 0;
+const BEFORE_SNAT: i32 = 99;
 const SNAT: i32 = 100;
 
 /// Where addresses stand in the header of a family.
@@ -210,7 +211,7 @@ impl Writer<'_> {
 
     fn write_hooks(&mut self) {
         use ChainType::{Filter, Nat};
-        let hooks: [(&str, ChainType, Hook, i32, &[&str]); 9] = [
+        let hooks: [(&str, ChainType, Hook, i32, &[&str]); 10] = [
             ("firewall-prerouting", Filter, Hook::Prerouting, BEFORE_DNAT, &[FIREWALL_CHECK]),
             ("firewall-output", Filter, Hook::Output, BEFORE_DNAT, &[FIREWALL_CHECK]),
             ("filter-input", Filter, Hook::Input, FILTER, &[NO_ENDPOINTS_CHECK]),
@@ -218,8 +219,11 @@ impl Writer<'_> {
             ("filter-output", Filter, Hook::Output, FILTER, &[NO_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK]),
             ("nat-prerouting", Nat, Hook::Prerouting, DNAT, &[SERVICES_CHAIN]),
             ("nat-output", Nat, Hook::Output, DNAT, &[SERVICES_CHAIN]),
-            ("nat-input", Nat, Hook::Input, SNAT, &[REMEMBER]),
-            ("nat-postrouting", Nat, Hook::Postrouting, SNAT, &[REMEMBER, MASQUERADING]),
+            // Who masquerades first ends the way through the chains of its hook: clients are remembered before anybody does,
+            // be it the pod network or another cluster on this host.
+            ("remember-input", Nat, Hook::Input, BEFORE_SNAT, &[REMEMBER]),
+            ("remember-postrouting", Nat, Hook::Postrouting, BEFORE_SNAT, &[REMEMBER]),
+            ("nat-postrouting", Nat, Hook::Postrouting, SNAT, &[MASQUERADING]),
         ];
         for (name, kind, hook, priority, targets) in hooks {
             self.batch.add_base_chain(self.table, name, kind, hook, priority);

@@ -164,6 +164,24 @@ fn a_client_stays_until_its_endpoint_goes_also_over_a_restart() {
     });
 }
 
+/// Such a chain belongs to the pod network or to another cluster on this host.
+#[test]
+fn clients_are_remembered_whoever_masquerades_first() {
+    in_namespace("nft-first", || {
+        for (at, name) in [("10.9.0.1:80", "1"), ("10.9.0.2:80", "2"), ("10.9.0.3:80", "3")] {
+            answer(at, name);
+        }
+        let all = ["10.9.0.1:80", "10.9.0.2:80", "10.9.0.3:80"];
+        let sticky = ServicePort { affinity_s: Some(100), ..cluster_ip("10.96.0.7:80", &all) };
+        let _host = Host::new(rules(&[("web", sticky)]));
+        run("nft add table ip other");
+        run("nft add chain ip other first { type nat hook postrouting priority srcnat; }");
+        run("nft add rule ip other first masquerade");
+        let first = ask("10.96.0.7:80").unwrap();
+        assert_eq!(who_answers("10.96.0.7:80", 20), HashMap::from([(first, 20)]));
+    });
+}
+
 #[test]
 fn source_ranges_hold_for_load_balancer_addresses_only() {
     in_namespace("nft-ranges", || {
