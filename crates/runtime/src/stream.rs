@@ -90,7 +90,8 @@ impl StreamBackend for Backend {
         let failed = |e: std::io::Error| StreamError(format!("attach: {e}"));
         to.write_all(&wire::frame(Kind::Attach, b"")).await.map_err(failed)?;
         let Session { stdin, mut stdout, mut stderr, resize, .. } = session;
-        let inward: BoxFuture = Box::pin(feed_shim(stdin, resize, to));
+        let leaves = container.with(|r| !r.config.stdin_once || r.config.tty);
+        let inward = feed_shim(stdin, resize, to, leaves);
         let output = async {
             loop {
                 let Some((kind, body)) = shim_client::read_frame(&mut from).await.map_err(failed)? else {
@@ -108,7 +109,10 @@ impl StreamBackend for Backend {
                 }
             }
         };
-        with_background(inward, output).await
+        tokio::select! {
+            done = output => done,
+            () = inward => Ok(()),
+        }
     }
 
     async fn port_forward(&self, sandbox_id: &str, port: u16) -> Result<Box<dyn ByteStream>, StreamError> {
@@ -193,6 +197,7 @@ async fn feed_shim(
     stdin: Option<ByteReader>,
     mut sizes: mpsc::Receiver<TerminalSize>,
     mut shim: tokio::net::unix::OwnedWriteHalf,
+    leaves: bool,
 ) {
     let mut stdin = stdin;
     let mut buffer = vec![0; CHUNK];
@@ -204,6 +209,7 @@ async fn feed_shim(
                 None => std::future::pending().await,
             }
         };
+        let mut is_over = false;
         let bytes = tokio::select! {
             size = sizes.recv(), if resizing => match size {
                 Some(size) => {
@@ -213,11 +219,14 @@ async fn feed_shim(
                 None => { resizing = false; continue }
             },
             count = typed => match count {
-                0 => { stdin = None; wire::frame(Kind::StdinEnd, b"") }
+                0 => { stdin = None; is_over = leaves; wire::frame(Kind::StdinEnd, b"") }
                 count => wire::frame(Kind::Stdin, &buffer[..count]),
             },
         };
         if shim.write_all(&bytes).await.is_err() {
+            break;
+        }
+        if is_over {
             return;
         }
     }

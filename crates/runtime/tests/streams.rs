@@ -157,6 +157,9 @@ async fn attached_clients_talk_to_the_main_process() {
     second.send(STDIN, b"two\n").await;
     second.expect(STDOUT, "got two\n").await;
     first.expect(STDOUT, "got two\n").await;
+    // Stdin stays open for others; who has no more to say is done.
+    second.send(CLOSE, &[STDIN]).await;
+    second.drain().await;
     drop((first, second));
     let mut third = attach(&mut cluster, &plain, false).await;
     third.send(STDIN, b"three\n").await;
