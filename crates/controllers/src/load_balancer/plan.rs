@@ -154,8 +154,10 @@ fn of_nodes(seen: &Observed<'_>) -> Result<Vec<IpAddr>, String> {
     let local =
         seen.service.spec.as_ref().and_then(|s| s.external_traffic_policy.as_deref()) == Some("Local");
     let has_endpoint = |n: &Node| n.metadata.name.as_ref().is_some_and(|n| seen.endpoint_nodes.contains(n));
-    let nodes: Vec<_> =
-        seen.nodes.iter().filter(|n| takes_traffic(n) && (!local || has_endpoint(n))).collect();
+    let open: Vec<_> = seen.nodes.iter().filter(|n| takes_traffic(n)).collect();
+    // Who waits for the address before there are endpoints gets one, and the last endpoint does not take it along.
+    let narrow = local && open.iter().any(|n| has_endpoint(n));
+    let nodes: Vec<_> = open.into_iter().filter(|n| !narrow || has_endpoint(n)).collect();
     let families = families(seen.service);
     let addresses = |kind: &str| -> BTreeSet<IpAddr> {
         let all = nodes.iter().flat_map(|n| n.status.iter().flat_map(|s| s.addresses.iter().flatten()));
@@ -200,19 +202,20 @@ mod tests {
     }
 
     fn planned(service: &Service, others: &[Arc<Service>], pool: &[&str]) -> Step {
-        planned_after(&BTreeMap::new(), service, others, pool)
+        planned_with(&BTreeMap::new(), service, others, pool, &["b"])
     }
 
-    fn planned_after(
+    fn planned_with(
         given: &BTreeMap<Key, Vec<IpAddr>>,
         service: &Service,
         others: &[Arc<Service>],
         pool: &[&str],
+        endpoints_on: &[&str],
     ) -> Step {
         let pool = Pool(pool.iter().map(|span| span.parse().unwrap()).collect());
         let nodes =
             [node("a", "True", "10.0.0.1"), node("b", "True", "10.0.0.2"), node("c", "Unknown", "10.0.0.3")];
-        let endpoint_nodes = BTreeSet::from(["b".to_owned()]);
+        let endpoint_nodes = endpoints_on.iter().map(|node| (*node).to_owned()).collect();
         let (nodes, endpoint_nodes) = (&nodes, &endpoint_nodes);
         plan(&Observed { service, services: others, given, nodes, endpoint_nodes, pool: &pool })
     }
@@ -241,7 +244,19 @@ mod tests {
         let (first, second) = (service("a", json!({}), &[]), service("b", json!({}), &[]));
         let given = BTreeMap::from([(Key::new("ns", "a"), vec!["192.0.2.1".parse().unwrap()])]);
         let all = [first, second.clone()];
-        assert_eq!(planned_after(&given, &second, &all, &["192.0.2.1-192.0.2.3"]), give(&["192.0.2.2"]));
+        assert_eq!(planned_with(&given, &second, &all, &["192.0.2.1-192.0.2.3"], &["b"]), give(&["192.0.2.2"]));
+    }
+
+    #[test]
+    fn local_traffic_goes_to_nodes_with_endpoints_once_there_are_any() {
+        let local = service("a", json!({ "externalTrafficPolicy": "Local" }), &[]);
+        for (endpoints_on, addresses) in [
+            (&["b"][..], &["10.0.0.2"][..]),
+            (&[], &["10.0.0.1", "10.0.0.2"]),
+            (&["c"], &["10.0.0.1", "10.0.0.2"]),
+        ] {
+            assert_eq!(planned_with(&BTreeMap::new(), &local, &[], &[], endpoints_on), give(addresses), "{endpoints_on:?}");
+        }
     }
 
     #[test]
