@@ -180,7 +180,10 @@ async fn evictions_respect_budgets() {
     let ending = server.ask("GET", &format!("{PODS}/a"), "").await.json();
     let conditions = ending["status"]["conditions"].as_array().unwrap();
     let why = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
-    assert_eq!((why["status"].as_str(), why["reason"].as_str()), (Some("True"), Some("EvictionByEvictionAPI")));
+    assert_eq!(
+        (why["status"].as_str(), why["reason"].as_str()),
+        (Some("True"), Some("EvictionByEvictionAPI"))
+    );
 }
 
 #[tokio::test]

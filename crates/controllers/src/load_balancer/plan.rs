@@ -244,7 +244,10 @@ mod tests {
         let (first, second) = (service("a", json!({}), &[]), service("b", json!({}), &[]));
         let given = BTreeMap::from([(Key::new("ns", "a"), vec!["192.0.2.1".parse().unwrap()])]);
         let all = [first, second.clone()];
-        assert_eq!(planned_with(&given, &second, &all, &["192.0.2.1-192.0.2.3"], &["b"]), give(&["192.0.2.2"]));
+        assert_eq!(
+            planned_with(&given, &second, &all, &["192.0.2.1-192.0.2.3"], &["b"]),
+            give(&["192.0.2.2"])
+        );
     }
 
     #[test]
@@ -255,7 +258,11 @@ mod tests {
             (&[], &["10.0.0.1", "10.0.0.2"]),
             (&["c"], &["10.0.0.1", "10.0.0.2"]),
         ] {
-            assert_eq!(planned_with(&BTreeMap::new(), &local, &[], &[], endpoints_on), give(addresses), "{endpoints_on:?}");
+            assert_eq!(
+                planned_with(&BTreeMap::new(), &local, &[], &[], endpoints_on),
+                give(addresses),
+                "{endpoints_on:?}"
+            );
         }
     }
 
