@@ -153,12 +153,12 @@ impl Env<'_> {
             return found.map_or_else(|| absent(optional, missing), |value| Ok(Some(value)));
         }
         match &source.file_key_ref {
-            Some(wanted) => self.from_file(wanted),
+            Some(wanted) => self.file_key(wanted),
             None => Ok(Some(String::new())),
         }
     }
 
-    fn from_file(&self, wanted: &FileKeySelector) -> Result<Option<String>, String> {
+    fn file_key(&self, wanted: &FileKeySelector) -> Result<Option<String>, String> {
         let file = self.objects.files.get(&(wanted.volume_name.clone(), wanted.path.clone()));
         let unknown =
             || format!("cannot find the volume \"{}\" referenced by FileKeyRef", wanted.volume_name);

@@ -165,7 +165,7 @@ mod tests {
                 serde_json::from_value(json!({"resource": name, "divisor": divisor.unwrap_or("0")})).unwrap();
             assert_eq!(resource(&pod, &container, &selector, &around()).as_deref(), Ok(expected), "{name}");
         }
-        let mut limited = pod;
+        let mut limited = pod.clone();
         let limits = json!({"limits": {"cpu": "4", "memory": "64Mi"}});
         limited.spec.as_mut().unwrap().resources = serde_json::from_value(limits).unwrap();
         for (name, expected) in [("limits.cpu", "2"), ("limits.memory", "67108864")] {

@@ -42,7 +42,7 @@ pub async fn run(cluster: &Arc<Cluster>) {
     let shell = Shell::open(cluster, cluster.clone());
     let (queue, me) = (shell.queue(), cluster.clone());
     // What a finalizer held may go long after the deletion was asked for, when a retry is many minutes away.
-    cluster.census.on_change(move |_, namespace| {
+    cluster.census.on_change(move |_, namespace, _| {
         let key = Key::new("", namespace);
         if me.namespaces.get(&key).is_some_and(|n| ends(&n)) {
             queue.add_after(key, CROWD);

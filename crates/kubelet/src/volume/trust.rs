@@ -177,7 +177,7 @@ mod tests {
                 json!({ "signerName": "x/s", "labelSelector": { "matchLabels": { "t": "2" } } }),
                 Ok(vec![3, 4]),
             ),
-            (json!({ "signerName": "x/s" }), none),
+            (json!({ "signerName": "x/s" }), none.clone()),
             (json!({ "signerName": "x/s", "optional": true }), Ok(vec![])),
             (json!({ "signerName": "x/q", "labelSelector": {} }), none),
         ];
