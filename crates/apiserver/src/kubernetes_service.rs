@@ -150,7 +150,7 @@ mod tests {
     const SLICE: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 
     /// Much longer than it takes.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(120);
 
     /// Waits for the store's next change of one of the objects until the text is in the answer.
     async fn until(server: &TestServer, path: &str, wanted: impl Fn(&serde_json::Value) -> bool) {

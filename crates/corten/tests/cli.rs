@@ -21,7 +21,7 @@ const COMMANDS: &[&str] = &[
     "kubeconfig",
 ];
 /// Longer than the program gives its parts to end: whoever needs more hangs.
-const END: Duration = Duration::from_secs(20);
+const END: Duration = Duration::from_secs(120);
 
 fn corten(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_corten"));

@@ -33,8 +33,9 @@ async fn a_pod_lives_and_leaves_nothing_behind() {
     assert_eq!(running.state, RUNNING);
     assert!(running.started_at >= running.created_at && running.created_at > 0);
     let log = running.log_path.clone();
-    let lines = eventually(|| std::fs::read_to_string(&log).ok().filter(|t| t.lines().count() >= 2)).await;
-    assert!(lines.contains(" stdout F to-out\n") && lines.contains(" stderr F to-err\n"), "{lines}");
+    // Two pipes are read in any order.
+    let both = |text: &String| text.contains(" stdout F to-out\n") && text.contains(" stderr F to-err\n");
+    eventually(|| std::fs::read_to_string(&log).ok().filter(both)).await;
 
     let out = cluster
         .exec(&id, &["sh", "-c", "hostname; cat /etc/hostname; id -u; echo oops >&2; exit 3"], 10)
@@ -253,12 +254,17 @@ async fn a_shared_pid_namespace_needs_no_container() {
         "{seen}"
     );
     cluster.stop(&one, 0).await;
-    let seen = cluster.exec(&two, &["ps"], 10).await.unwrap();
-    let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
-    assert!(
-        !seen.contains("sleep 1001") && seen.contains("sleep 2000"),
-        "the rest of a container ends with it: {seen}"
-    );
+    // Killed is not yet gone.
+    let until = std::time::Instant::now() + Duration::from_secs(120);
+    loop {
+        let seen = cluster.exec(&two, &["ps"], 10).await.unwrap();
+        let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+        assert!(seen.contains("sleep 2000"), "the other container goes on: {seen}");
+        if !seen.contains("sleep 1001") {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "the rest of a container ends with it: {seen}");
+    }
     cluster.remove_pod(&pod).await;
     cluster.assert_clean().await;
 }
@@ -417,9 +423,8 @@ async fn stopping_the_runtime_waits_for_no_listener_and_cleaning_up_leaves_nothi
     let mut events = cluster.cri.get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
     let pod = cluster.run_pod("stays", |_| {}).await;
     cluster.run(&pod, "main", &["sleep", "1000"], |_| {}).await.unwrap();
-    let begun = std::time::Instant::now();
+    // If it waited for the listener, this would not come back.
     cluster.terminate_server();
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     while let Ok(Some(_)) = events.message().await {}
     cluster.clean();
     cluster.assert_clean().await;

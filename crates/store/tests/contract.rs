@@ -34,7 +34,7 @@ async fn keys(store: &dyn Store, query: &ListQuery) -> Vec<String> {
 async fn read(watcher: &mut Watcher, count: usize) -> Vec<Arc<Event>> {
     let mut events = Vec::new();
     while events.len() < count {
-        let next = tokio::time::timeout(Duration::from_secs(20), watcher.next());
+        let next = tokio::time::timeout(Duration::from_secs(120), watcher.next());
         events.extend(next.await.expect("events within 20 s").unwrap());
     }
     events

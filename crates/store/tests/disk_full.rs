@@ -40,7 +40,7 @@ fn on_small_disk(megabytes: u64, test: impl FnOnce(&Path) + Send + 'static) {
 
 /// The store looks for room once a second.
 async fn eventually<T, F: Future<Output = Result<T, StoreError>>>(mut attempt: impl FnMut() -> F) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while let Err(error) = attempt().await {
         assert!(std::time::Instant::now() < deadline, "no room again: {error}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

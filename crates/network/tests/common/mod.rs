@@ -14,7 +14,8 @@ use std::time::Duration;
 use corten_network::{Attachment, NetworkConfig, PodName, PortMapping, Protocol};
 use nix::sched::{CloneFlags, setns, unshare};
 
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// Only failures ever use it up.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs `test` on its own "node".
 pub fn on_fresh_node<F: AsyncFnOnce(&Path) + Send + 'static>(test: F) {

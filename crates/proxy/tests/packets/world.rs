@@ -19,7 +19,7 @@ use crate::netns::Netns;
 /// Where every server listens.
 pub const TARGET_PORT: u16 = 9376;
 /// How long the fresh links may take until they carry packets.
-const LINKS_UP: Duration = Duration::from_secs(30);
+const LINKS_UP: Duration = Duration::from_secs(120);
 
 /// IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,7 +234,7 @@ impl World {
 
     /// A bridge port carries packets a moment after it is set up; the first answer tells.
     fn wait_for_links(&self) {
-        let silence = Duration::from_millis(100);
+        let silence = Duration::from_millis(500);
         for (from, to) in [
             (Place::Client, Place::Node1),
             (Place::Stranger, Place::Node2),

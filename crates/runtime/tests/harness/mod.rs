@@ -17,8 +17,11 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 /// How long anything may take before the test fails; only ever used up by failures.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const IMAGE: &str = "test.local/busybox:1";
+
+/// More than a program has tests.
+const RANGES: u32 = 32;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -71,9 +74,10 @@ impl Cluster {
             return None;
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let unique = std::process::id() % 1000 * 10 + number % 10;
-        let name = format!("{kind}{unique}");
-        let cidr = format!("10.{}.{}.0/24", 100 + unique % 100, unique / 100 % 256);
+        // A kind is one test's of a program; ranges are told apart by the number, for its tests run side by side.
+        let pid = std::process::id();
+        let name = format!("{kind}{}", pid % 10_000);
+        let cidr = format!("10.{}.{}.0/24", 100 + pid % 100, (pid / 100 * RANGES + number) % 256);
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let images =
             ImageStore::open(StoreConfig { dir: dir.path().join("images"), insecure_registries: vec![] });
