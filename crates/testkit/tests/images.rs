@@ -174,7 +174,9 @@ fn a_tag_that_moves() {
     let id = |name: &str| {
         ns.wait(&format!("pod/{name}"), "condition=Ready");
         let pod = ns.get(&format!("pod/{name}"));
-        pod["status"]["containerStatuses"][0]["imageID"].as_str().unwrap().to_owned()
+        // The digest alone: what other tests pull may be the same image under another name.
+        let id = pod["status"]["containerStatuses"][0]["imageID"].as_str().unwrap();
+        id.rsplit('@').next().unwrap().to_owned()
     };
     registry.push(&image_tar("busybox"), "moving", "1");
     ns.create_from(&pod("old", &image, json!({})));
