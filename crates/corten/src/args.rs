@@ -338,7 +338,14 @@ impl NodeArgs {
             .node_labels
             .iter()
             .map(|l| pair(l).ok_or_else(|| anyhow::anyhow!("--node-labels {l}: want KEY=VALUE")));
-        pairs.collect()
+        let pairs: BTreeMap<String, String> = pairs.collect::<anyhow::Result<_>>()?;
+        // The API server would refuse the node with them, again and again.
+        if let Some(label) = pairs.keys().find(|label| !corten_apiserver::nodes_may_label(label)) {
+            anyhow::bail!(
+                "--node-labels {label}: a node may not give itself this label; an administrator can"
+            );
+        }
+        Ok(pairs)
     }
 }
 
