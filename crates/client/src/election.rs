@@ -157,8 +157,8 @@ impl Candidate {
     fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let ours = before.filter(|b| b.holder_identity.as_deref() == Some(&self.identity));
-        let transitions =
-            before.map_or(0, |b| b.lease_transitions.unwrap_or_default() + i32::from(ours.is_none()));
+        let transitions = before
+            .map_or(0, |b| b.lease_transitions.unwrap_or_default().saturating_add(ours.is_none().into()));
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.timing.lease.as_secs()).ok(),

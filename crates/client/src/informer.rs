@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kube::ResourceExt;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +15,10 @@ use crate::watcher::{self, Feed, Watcher};
 use crate::{Api, Object};
 
 /// Namespace (empty for cluster-scoped objects) and name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 pub struct Key {
     /// Namespace, `""` for cluster-scoped objects.
+    #[serde(default)]
     pub namespace: String,
     /// Name.
     pub name: String,
@@ -260,6 +262,12 @@ fn spawn(watcher: Watcher, shared: Arc<dyn Ended>, stop: CancellationToken) {
     });
 }
 
+/// So much can be read of every object.
+#[derive(Deserialize)]
+struct Named {
+    metadata: Key,
+}
+
 /// Reads what is watched into the cache.
 struct InformerFeed<K> {
     informer: Informer<K>,
@@ -272,9 +280,17 @@ impl<K: Object> Feed for InformerFeed<K> {
     }
 
     fn listed(&mut self, json: &[u8]) -> serde_json::Result<()> {
-        let object = K::from_json(json)?;
-        self.listed.insert(Key::of(&object));
-        self.informer.apply(object);
+        match K::from_json(json) {
+            Ok(object) => {
+                self.listed.insert(Key::of(&object));
+                self.informer.apply(object);
+            }
+            // It is there, whatever it says, and must not keep the others from being known.
+            Err(error) => {
+                tracing::warn!(%error, "an object of a list cannot be read");
+                self.listed.insert(serde_json::from_slice::<Named>(json)?.metadata);
+            }
+        }
         Ok(())
     }
 

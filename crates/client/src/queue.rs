@@ -16,6 +16,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(5);
 /// The longest delay after failures.
 const LAST_RETRY: Duration = Duration::from_secs(1000);
 
+/// No delay is longer: what is to be done in a year (the time of an object may say so) is looked at sooner and put off again.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);
+
 /// A queue of keys. Clones share it.
 pub struct WorkQueue<K> {
     inner: Arc<Inner<K>>,
@@ -80,8 +83,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        // What is too far away for the clock never comes.
-        let Some(rings_at) = Instant::now().checked_add(delay) else { return };
+        let rings_at = Instant::now() + delay.min(LONGEST_DELAY);
         {
             let mut state = self.state();
             if state.timers.get(&key).is_some_and(|earlier| *earlier <= rings_at) {
@@ -243,6 +245,13 @@ mod tests {
         queue.done(&"a");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(queue.is_empty(), "the others came to nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_delay_is_too_long_to_be_said() {
+        let queue = WorkQueue::new();
+        queue.add_after("a", Duration::MAX);
+        assert_eq!(queue.next().await, "a");
     }
 
     #[tokio::test(start_paused = true)]

@@ -92,7 +92,7 @@ impl Watcher {
             None => self.list().await?,
         };
         let result = self.watch(&version).await;
-        if matches!(&result, Err(Error::Api(status)) if status.code == 410) {
+        if matches!(&result, Err(Error::Api(status)) if is_foreign(status)) {
             self.version = None;
         }
         result
@@ -172,6 +172,12 @@ impl Watcher {
         self.version = version.map_err(Error::SerdeError)?.filter(|version| !version.is_empty());
         self.version.as_ref().map(drop).ok_or_else(|| broken("an event without resourceVersion"))
     }
+}
+
+/// Does the server not know the version: has it forgotten it, or did it never have it (it was set back to an older state)?
+fn is_foreign(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 410 || causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
 }
 
 /// An object that cannot be read is passed over: the same words would come again and again.
@@ -320,6 +326,35 @@ mod tests {
         ] {
             assert!(asked[number].contains(part), "{number}: {}", asked[number]);
         }
+        stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_bad_object_and_a_server_that_was_set_back() {
+        let list = |version: &str, items: &[String]| {
+            let items = items.join(",");
+            format!(
+                r#"{{"kind":"ConfigMapList","metadata":{{"resourceVersion":"{version}"}},"items":[{items}]}}"#
+            )
+        };
+        let unreadable = r#"{"metadata":{"name":"b","namespace":"ns","resourceVersion":"9"},"data":1}"#;
+        let future = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":504,"reason":"Timeout","message":"Too large resource version",
+            "details":{"causes":[{"reason":"ResourceVersionTooLarge","message":"Too large resource version"}]}}"#;
+        let (client, mut asked) = server(&[
+            (200, &list("5", &[map("a", "4"), map("b", "5")])),
+            (410, r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":410,"reason":"Expired"}"#),
+            (200, &list("9", &[unreadable.to_owned(), map("c", "8")])),
+            (504, future),
+            (200, &list("3", &[map("d", "2")])),
+        ]);
+        let stop = CancellationToken::new();
+        let informer = Informer::<ConfigMap>::start(Api::all(client), Config::default(), stop.clone());
+        let names = || informer.list().iter().map(|object| object.name_any()).collect::<Vec<_>>();
+        asked.wait_for(|all| all.len() == 4).await.unwrap();
+        assert_eq!(names(), ["b", "c"], "what cannot be read is not gone");
+        let asked = asked.wait_for(|all| all.len() == 6).await.unwrap().clone();
+        assert_eq!(names(), ["d"]);
+        assert!(asked[5].contains("resourceVersion=3"), "{}", asked[5]);
         stop.cancel();
     }
 }
