@@ -307,9 +307,76 @@ async fn nodes_get_no_further_than_their_own() {
         (&*own.replace(uid, "other"), ""),
         (&*own.replace(",\"controller\":true", ""), ""),
         (&*own, r#","volumes":[{"name":"v","secret":{"secretName":"s"}}]"#),
+        (&*own, r#","volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"p"}}]"#),
+        (&*own, r#","imagePullSecrets":[{"name":"s"}]"#),
     ] {
         let (code, text) = ask("POST", PODS, &mirror("m", owner, spec)).await;
         assert_eq!(code, 403, "{owner} {spec}: {text}");
+    }
+    let (code, text) = ask("POST", PODS, &mirror("m", &own, "")).await;
+    assert_eq!(code, 201, "{text}");
+    // Made by others, it does not lead further, either.
+    let others = mirror("o", &own, r#","volumes":[{"name":"v","secret":{"secretName":"s"}}]"#);
+    let made = server.ask("POST", PODS, others).await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    assert_eq!(ask("GET", "/api/v1/namespaces/default/secrets/s", "").await.0, 403);
+
+    let claims =
+        r#""spec":{"nodeName":"n1","resourceClaims":[{"name":"c","resourceClaimTemplateName":"t"}],"#;
+    let pod = POD.replace(r#""spec":{"#, claims);
+    let pod = server.ask("POST", PODS, pod).await.json();
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let (leases, csi, slices) = (
+        "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases",
+        "/apis/storage.k8s.io/v1/csinodes",
+        "/apis/resource.k8s.io/v1/resourceslices",
+    );
+    let slice = |node: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{node}"}},"spec":{{"driver":"d.example.com","nodeName":"{node}","pool":{{"name":"{node}","resourceSliceCount":1}}}}}}"#
+        )
+    };
+    assert_eq!(server.ask("POST", slices, slice("n2")).await.code, 201);
+    let token = |uid: &str| {
+        format!(
+            r#"{{"spec":{{"boundObjectRef":{{"apiVersion":"v1","kind":"Pod","name":"a","uid":"{uid}"}}}}}}"#
+        )
+    };
+    let tokens = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    // Tokens have no key to be signed with here: 500 says that nothing was against it.
+    for (method, path, body, code) in [
+        ("PATCH", "/api/v1/nodes/n1", r#"{"spec":{"taints":[]}}"#, 403),
+        ("PATCH", "/api/v1/nodes/n1", r#"{"metadata":{"labels":{"node.kubernetes.io/kind":null}}}"#, 200),
+        ("PATCH", "/api/v1/nodes/n1", r#"{"metadata":{"labels":{"node-role.kubernetes.io/x":""}}}"#, 403),
+        (
+            "PATCH",
+            "/api/v1/nodes/n1/status",
+            r#"{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"a","uid":"1"}]}}"#,
+            403,
+        ),
+        ("PATCH", &format!("{PODS}/a/status"), r#"{"metadata":{"labels":{"app":"y"}}}"#, 403),
+        (
+            "PATCH",
+            &format!("{PODS}/a/status"),
+            r#"{"status":{"resourceClaimStatuses":[{"name":"c","resourceClaimName":"theirs"}]}}"#,
+            403,
+        ),
+        ("PATCH", &format!("{PODS}/a/status"), r#"{"status":{"phase":"Running"}}"#, 200),
+        ("POST", leases, r#"{"metadata":{"name":"n2"},"spec":{}}"#, 403),
+        ("POST", leases, r#"{"metadata":{"name":"n1"},"spec":{}}"#, 201),
+        ("POST", csi, r#"{"metadata":{"name":"n2"},"spec":{"drivers":[]}}"#, 403),
+        ("POST", csi, r#"{"metadata":{"name":"n1"},"spec":{"drivers":[]}}"#, 201),
+        ("POST", slices, &slice("n3"), 403),
+        ("POST", slices, &slice("n1"), 201),
+        ("DELETE", slices, "", 403),
+        ("DELETE", &format!("{slices}/n2"), "", 403),
+        ("DELETE", &format!("{slices}?fieldSelector=spec.nodeName%3Dn1"), "", 200),
+        ("POST", tokens, "{}", 403),
+        ("POST", tokens, &token(""), 403),
+        ("POST", tokens, &token(uid), 500),
+    ] {
+        let (found, text) = ask(method, path, body).await;
+        assert_eq!(found, code, "{method} {path} {body}: {text}");
     }
 }
 
