@@ -60,14 +60,23 @@ fn woken_by_quota(change: &Change<ResourceQuota>) -> Option<Look> {
 
 /// What a pod uses changes when it comes, ends, goes, or is resized.
 fn woken_by_pod(cluster: &Arc<Cluster>, change: &Change<Pod>) -> Vec<Look> {
-    let ended = |pod: &Pod| matches!(pods::phase(pod), "Succeeded" | "Failed");
-    if let Change::Updated { old, new } = change
-        && (ended(old), &old.spec, old.metadata.deletion_timestamp.is_some())
-            == (ended(new), &new.spec, new.metadata.deletion_timestamp.is_some())
-    {
-        return Vec::new();
+    match change {
+        Change::Updated { old, new } if !uses_change(old, new) => Vec::new(),
+        _ => looks(cluster, change.object().metadata.namespace.as_deref(), !is_new(change)),
     }
-    looks(cluster, change.object().metadata.namespace.as_deref(), !is_new(change))
+}
+
+/// A binding must not be among it: pods are bound while others are charged that are not stored yet.
+fn uses_change(old: &Pod, new: &Pod) -> bool {
+    let ends = |pod: &Pod| {
+        (matches!(pods::phase(pod), "Succeeded" | "Failed"), pod.metadata.deletion_timestamp.is_some())
+    };
+    ends(old) != ends(new) || amounts(old) != amounts(new)
+}
+
+/// What of a spec is counted and may change.
+fn amounts(pod: &Pod) -> Option<impl PartialEq> {
+    pod.spec.as_ref().map(|s| (&s.containers, &s.init_containers, &s.resources, s.active_deadline_seconds))
 }
 
 async fn recount(cluster: &Cluster, Look { key, lowers }: Look) -> Result<Option<Duration>, kube::Error> {
@@ -96,4 +105,32 @@ async fn recount(cluster: &Cluster, Look { key, lowers }: Look) -> Result<Option
     let updated = ResourceQuota { status: Some(status), ..(*quota).clone() };
     let api: Api<ResourceQuota> = Api::namespaced(cluster.client.clone(), &key.namespace);
     gone_is_fine(api.replace_status(&key.name, &PostParams::default(), &updated).await).map(|()| again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, from_value, json};
+
+    #[test]
+    fn a_binding_changes_no_use() {
+        let pod = |spec: Value, phase: &str| -> Pod {
+            from_value(json!({ "metadata": {}, "spec": spec, "status": { "phase": phase } })).unwrap()
+        };
+        let asking = |cpu: &str| json!({ "containers": [{ "name": "a", "resources": { "requests": { "cpu": cpu } } }] });
+        let mut bound = asking("1");
+        bound["nodeName"] = json!("n");
+        let mut dated = asking("1");
+        dated["activeDeadlineSeconds"] = json!(5);
+        let old = pod(asking("1"), "Pending");
+        for (new, changes) in [
+            (pod(bound, "Pending"), false),
+            (pod(asking("1"), "Running"), false),
+            (pod(asking("1"), "Failed"), true),
+            (pod(asking("2"), "Pending"), true),
+            (pod(dated, "Pending"), true),
+        ] {
+            assert_eq!(uses_change(&old, &new), changes, "{new:?}");
+        }
+    }
 }
