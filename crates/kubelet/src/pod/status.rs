@@ -327,15 +327,18 @@ fn overall_phase(
 pub fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], ended: bool) -> &'static str {
     let kinds = spec::containers(pod);
     let sidecar = |name: &str| kinds.iter().any(|(kind, c)| *kind == Kind::Sidecar && c.name == name);
+    let restarts = |status: &ContainerStatus| {
+        let found = kinds.iter().find(|(_, c)| c.name == status.name).zip(exit(status));
+        found.is_some_and(|((kind, c), code)| spec::should_restart(pod, *kind, c, code))
+    };
     let mut count = Counts::default();
     for status in init {
-        if sidecar(&status.name) { count.sidecar(status) } else { count.init(status) }
+        if sidecar(&status.name) { count.sidecar(status) } else { count.init(status, restarts(status)) }
     }
     for status in main {
-        count.main(status);
+        count.main(status, restarts(status));
     }
-    let policy = spec::restart_policy(pod);
-    if count.init_failed > 0 && policy == "Never" {
+    if count.init_lost > 0 {
         return if count.sidecars_running > 0 && !ended { "Pending" } else { "Failed" };
     }
     if ended {
@@ -348,13 +351,11 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], ende
     if count.running > 0 {
         return "Running";
     }
-    match (count.stopped > 0, policy) {
-        (false, _) => "Pending",
-        (true, "Always") => "Running",
-        (true, _) if count.sidecars_running > 0 => "Running",
-        (true, _) if count.succeeded == count.stopped => "Succeeded",
-        (true, "Never") => "Failed",
-        (true, _) => "Running",
+    match count.stopped {
+        0 => "Pending",
+        _ if count.sidecars_running > 0 || count.restarting > 0 => "Running",
+        stopped if count.succeeded == stopped => "Succeeded",
+        _ => "Failed",
     }
 }
 
@@ -362,10 +363,14 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], main: &[ContainerStatus], ende
 struct Counts {
     init_pending: usize,
     init_failed: usize,
+    /// Of these, the ones that never run again.
+    init_lost: usize,
     sidecars_running: usize,
     waiting: usize,
     running: usize,
     stopped: usize,
+    /// Of these, the ones that run again.
+    restarting: usize,
     succeeded: usize,
 }
 
@@ -373,14 +378,23 @@ fn last_exit(status: &ContainerStatus) -> Option<i32> {
     Some(status.last_state.as_ref()?.terminated.as_ref()?.exit_code)
 }
 
+/// How the container ended, if it does not run now.
+fn exit(status: &ContainerStatus) -> Option<i32> {
+    let state = status.state.as_ref()?;
+    let now = state.terminated.as_ref().map(|terminated| terminated.exit_code);
+    now.or_else(|| last_exit(status).filter(|_| state.running.is_none()))
+}
+
 impl Counts {
-    fn init(&mut self, status: &ContainerStatus) {
-        let Some(state) = &status.state else { return self.init_pending += 1 };
-        match (&state.terminated, last_exit(status)) {
-            (Some(terminated), _) if terminated.exit_code != 0 => self.init_failed += 1,
-            (Some(_), _) => {}
-            (None, Some(code)) if state.waiting.is_some() && code != 0 => self.init_failed += 1,
-            _ => self.init_pending += 1,
+    fn init(&mut self, status: &ContainerStatus, restarts: bool) {
+        let ended = status.state.as_ref().is_some_and(|state| state.terminated.is_some());
+        match exit(status) {
+            Some(0) if ended => {}
+            None | Some(0) => self.init_pending += 1,
+            Some(_) => {
+                self.init_failed += 1;
+                self.init_lost += usize::from(!restarts);
+            }
         }
     }
 
@@ -392,15 +406,15 @@ impl Counts {
         }
     }
 
-    fn main(&mut self, status: &ContainerStatus) {
+    fn main(&mut self, status: &ContainerStatus, restarts: bool) {
         let state = status.state.as_ref();
         if state.is_some_and(|state| state.running.is_some()) {
             self.running += 1;
-        } else if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
+        } else if exit(status).is_some() {
             self.stopped += 1;
-            self.succeeded += usize::from(terminated.exit_code == 0);
-        } else if last_exit(status).is_some() {
-            self.stopped += 1;
+            self.restarting += usize::from(restarts);
+            let terminated = state.and_then(|state| state.terminated.as_ref());
+            self.succeeded += usize::from(terminated.is_some_and(|terminated| terminated.exit_code == 0));
         } else {
             self.waiting += 1;
         }

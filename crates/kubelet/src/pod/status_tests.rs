@@ -127,6 +127,28 @@ fn phases() {
 }
 
 #[test]
+fn a_container_that_restarts_by_its_own_rule_ends_no_pod() {
+    let with = |own: serde_json::Value| {
+        let mut container = json!({"name": "a", "image": "i"});
+        container.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        json!({"restartPolicy": "Never", "containers": [container]})
+    };
+    let on_42 = json!({"restartPolicy": "Never", "restartPolicyRules": [
+        {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]});
+    for (own, code, expected) in [
+        (json!({}), 1, "Failed"),
+        (json!({"restartPolicy": "OnFailure"}), 1, "Running"),
+        (json!({"restartPolicy": "OnFailure"}), 0, "Succeeded"),
+        (json!({"restartPolicy": "Always"}), 0, "Running"),
+        (on_42.clone(), 42, "Running"),
+        (on_42, 1, "Failed"),
+    ] {
+        let case = Case::new(with(own.clone()), vec![seen("a", State::Exited, code, 0)]);
+        assert_eq!(case.status().phase.unwrap(), expected, "{own} {code}");
+    }
+}
+
+#[test]
 fn a_running_pod() {
     let case = Case::new(two(), vec![seen("a", State::Running, 0, 0), seen("b", State::Running, 0, 0)]);
     let status = case.status();
