@@ -231,9 +231,10 @@ impl Cri {
         Ok(())
     }
 
-    /// Use of CPU, memory and disk by all containers.
-    pub async fn container_stats(&self) -> Result<Vec<pb::ContainerStats>> {
-        let request = ordinary(pb::ListContainerStatsRequest { filter: None });
+    /// Use of CPU, memory and disk by the running containers whose labels contain `labels`.
+    pub async fn container_stats(&self, labels: HashMap<String, String>) -> Result<Vec<pb::ContainerStats>> {
+        let filter = pb::ContainerStatsFilter { label_selector: labels, ..Default::default() };
+        let request = ordinary(pb::ListContainerStatsRequest { filter: Some(filter) });
         Ok(self.runtime.clone().list_container_stats(request).await?.into_inner().stats)
     }
 

@@ -506,6 +506,36 @@ fn limits_bite() {
 }
 
 #[test]
+fn who_writes_more_than_he_may_is_evicted() {
+    let ns = cluster().namespace("disk-limits");
+    let limits = json!({"limits": {"ephemeral-storage": "1Mi"}});
+    let fill = |file: &str| shell("c", &format!("head -c 3000000 /dev/zero >{file}; sleep 3600"));
+    let scratch = |size: &str| {
+        let volumes = json!([{"name": "scratch", "emptyDir": {"sizeLimit": size}}]);
+        let mounts = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+        (with(fill("/scratch/f"), "volumeMounts", mounts), json!({"volumes": volumes}))
+    };
+    let (small, small_volume) = scratch("1Mi");
+    let (large, large_volume) = scratch("100Mi");
+    for (name, container, more) in [
+        ("volume", small, small_volume),
+        ("layer", with(fill("/f"), "resources", limits), json!({})),
+        ("modest", large, large_volume),
+    ] {
+        ns.create_from(&pod(name, json!([container]), more));
+    }
+    for (name, why) in [
+        ("volume", "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". "),
+        ("layer", "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "),
+    ] {
+        let evicted = until(&ns, name, "evicted", |p| phase(p) == "Failed");
+        assert_eq!(evicted["status"]["reason"], "Evicted");
+        assert_eq!(evicted["status"]["message"], why);
+    }
+    until(&ns, "modest", "still running", |p| phase(p) == "Running");
+}
+
+#[test]
 fn pods_nodes_and_the_host_network() {
     let ns = cluster().namespace("network");
     let port = free_port();

@@ -72,7 +72,8 @@ impl Admission {
             .or_else(|| misfit(pod, node));
         match refused {
             Some((reason, message)) => {
-                Err(Verdict { reason, message: format!("Pod was rejected: {message}") })
+                let message = format!("Pod was rejected: {message}");
+                Err(Verdict { reason, message, disruption: false })
             }
             None => {
                 self.account(pod);

@@ -28,6 +28,8 @@ pub struct Verdict {
     pub reason: String,
     /// For people.
     pub message: String,
+    /// Whether the node's need ended the pod and not the pod itself: that is told by the condition DisruptionTarget.
+    pub disruption: bool,
 }
 
 /// What a status is made from.
@@ -452,6 +454,10 @@ fn conditions(
         make.condition("ContainersReady", containers_ready),
         make.condition("PodScheduled", (true, None, None)),
     ];
+    if let Some(verdict) = sources.verdict.filter(|verdict| verdict.disruption) {
+        let judgement = (true, Some("TerminationByKubelet"), Some(verdict.message.clone()));
+        list.push(make.condition("DisruptionTarget", judgement));
+    }
     list.extend(resizes(sources).into_iter().map(|(type_, judgement)| make.condition(type_, judgement)));
     let mut ours: Vec<String> = list.iter().map(|condition| condition.type_.clone()).collect();
     ours.extend(RESIZE_CONDITIONS.map(str::to_owned));

@@ -242,7 +242,7 @@ fn terminal_phases_never_change() {
 #[test]
 fn a_refused_pod_says_nothing_of_its_containers() {
     let mut case = Case::new(two(), vec![]);
-    case.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into() });
+    case.verdict = Some(Verdict { reason: "OutOfcpu".into(), message: "m".into(), disruption: false });
     let status = case.status();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
     assert_eq!(status.container_statuses, None);

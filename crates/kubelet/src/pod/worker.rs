@@ -318,7 +318,8 @@ impl Worker {
         if self.verdict.is_none() && !self.is_ending() {
             let message = "Pod was active on the node longer than the specified deadline".to_owned();
             self.host.pod_event(&self.pod, "Normal", "DeadlineExceeded", message.clone());
-            self.verdict = Some(Verdict { reason: "DeadlineExceeded".to_owned(), message });
+            let reason = "DeadlineExceeded".to_owned();
+            self.verdict = Some(Verdict { reason, message, disruption: false });
         }
         None
     }

@@ -54,7 +54,7 @@ fn used(stats: ContainerStats) -> Option<Use> {
 }
 
 async fn all(context: &Context) -> Result<Vec<Use>, Response<Body>> {
-    let stats = context.host.cri.container_stats().await;
+    let stats = context.host.cri.container_stats(HashMap::new()).await;
     let stats = stats.map_err(|error| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(stats.into_iter().filter_map(used).collect())
 }

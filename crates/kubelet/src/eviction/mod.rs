@@ -1,16 +1,23 @@
 //! Eviction: under pressure of memory or disk the kubelet ends pods, the greediest and least important
-//! first. The ranking is pure.
+//! first; and at any time those that have more on its disk than their limits allow. The decisions are pure.
 
+mod limits;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::host::Host;
+use crate::labels;
 use crate::node::machine;
 use crate::pod::manager::Manager;
 use crate::pod::spec;
 use crate::pod::status::Verdict;
+use crate::volume::pod_volumes;
+use limits::Usage;
 
 /// How often pressure is looked at (upstream's monitoring interval).
 const LOOK: Duration = Duration::from_secs(10);
@@ -52,6 +59,7 @@ pub async fn run(host: Arc<Host>, manager: Manager) {
             () = tokio::time::sleep(LOOK) => {}
             () = host.stop.cancelled() => return,
         }
+        hold_to_limits(&host, &manager).await;
         if short_of_memory(&host) {
             let used = |pod: &Pod| host.cgroups.working_set(pod).unwrap_or(0);
             evict(&host, &manager, "memory", used);
@@ -77,13 +85,49 @@ fn evict(host: &Host, manager: &Manager, resource: &str, used: impl Fn(&Pod) -> 
     let candidates: Vec<Candidate> =
         pods.into_iter().map(|pod| Candidate { used: used(&pod), pod }).collect();
     let Some(worst) = worst(&candidates, resource) else { return };
-    let message = format!("The node was low on resource: {resource}. ");
-    host.pod_event(&worst.pod, "Warning", "Evicted", message.clone());
-    manager.evict(spec::uid(&worst.pod), Verdict { reason: "Evicted".to_owned(), message });
+    end(host, manager, &worst.pod, format!("The node was low on resource: {resource}. "), true);
+}
+
+fn end(host: &Host, manager: &Manager, pod: &Pod, message: String, disruption: bool) {
+    host.pod_event(pod, "Warning", "Evicted", message.clone());
+    manager.evict(spec::uid(pod), Verdict { reason: "Evicted".to_owned(), message, disruption });
+}
+
+/// Ends the pods that have more on the disk than they may.
+async fn hold_to_limits(host: &Arc<Host>, manager: &Manager) {
+    let limited = |pod: &Arc<Pod>| {
+        limits::has_limits(pod) && !spec::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
+    };
+    for pod in manager.pods().into_iter().filter(limited) {
+        let its = HashMap::from([(labels::POD_UID.to_owned(), spec::uid(&pod).to_owned())]);
+        let Ok(stats) = host.cri.container_stats(its).await else { continue };
+        let layers = stats.into_iter().filter_map(|one| {
+            let name = one.attributes?.labels.remove(labels::CONTAINER_NAME)?;
+            Some((name, one.writable_layer?.used_bytes?.value))
+        });
+        let (layers, node, its) = (layers.collect(), host.clone(), pod.clone());
+        let usage = tokio::task::spawn_blocking(move || measure(&node, &its, layers)).await;
+        if let Some(message) = usage.ok().and_then(|usage| limits::exceeded(&pod, &usage)) {
+            end(host, manager, &pod, message, false);
+        }
+    }
+}
+
+/// What a pod has on the disk: its containers' `layers`, and what is counted here of logs and volumes.
+fn measure(host: &Host, pod: &Pod, layers: BTreeMap<String, u64>) -> Usage {
+    let logs = host.config.log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod));
+    let containers = layers.into_iter().map(|(name, layer)| {
+        let used = layer + size_of(&logs.join(&name));
+        (name, used)
+    });
+    let dir = host.config.pod_dir(spec::uid(pod));
+    let volumes = limits::volumes(pod)
+        .filter_map(|(volume, _)| Some((volume.name.clone(), size_of(&pod_volumes::path(&dir, volume)?))));
+    Usage { containers: containers.collect(), volumes: volumes.collect() }
 }
 
 /// Bytes below a directory; links are not followed.
-fn size_of(dir: &std::path::Path) -> u64 {
+fn size_of(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .map(|entry| match entry.metadata() {
