@@ -16,7 +16,7 @@ use std::path::Path;
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -208,15 +208,15 @@ pub(crate) async fn ensure_bridge(
     Ok(index)
 }
 
+/// The addresses of all links of this network namespace, as the kernel tells them.
+pub(crate) async fn addresses(handle: &Handle) -> Result<Vec<AddressMessage>, NetworkError> {
+    let all = handle.address().get().execute().try_collect().await;
+    all.map_err(NetworkError::netlink("list addresses"))
+}
+
 /// All addresses of this network namespace.
 pub(crate) async fn node_addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetworkError> {
-    let all: Vec<_> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(NetworkError::netlink("list addresses"))?;
+    let all = addresses(handle).await?;
     let own = all.iter().flat_map(|message| &message.attributes).filter_map(|attribute| match attribute {
         AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
         _ => None,

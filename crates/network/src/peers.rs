@@ -269,13 +269,7 @@ async fn neighbour_link(handle: &Handle, node: IpAddr) -> Result<Option<u32>, Ne
 }
 
 async fn link_of(handle: &Handle, address: Ipv4Addr) -> Result<Option<u32>, NetworkError> {
-    let all: Vec<_> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(NetworkError::netlink("list addresses"))?;
+    let all = links::addresses(handle).await?;
     let wanted = AddressAttribute::Local(IpAddr::V4(address));
     Ok(all.iter().find(|message| message.attributes.contains(&wanted)).map(|m| m.header.index))
 }

@@ -85,18 +85,22 @@ async fn who_may_what() {
     assert_eq!(server.api.handle(request, anonymous).await.status(), 200);
 }
 
+/// Keys of an issuer for whom `https://test` stands.
+fn signing_keys() -> crate::ServiceAccountKeys {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    crate::ServiceAccountKeys {
+        issuer: "https://test".into(),
+        audiences: vec!["https://test".into()],
+        signing_key_pem: key.serialize_pem().into_bytes(),
+        verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
+        ..crate::ServiceAccountKeys::default()
+    }
+}
+
 #[tokio::test]
 async fn tokens_are_bound_to_their_account() {
-    use rcgen::KeyPair;
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let server = TestServer::start_with(|config| {
-        config.service_account = crate::ServiceAccountKeys {
-            issuer: "https://test".into(),
-            audiences: vec!["https://test".into()],
-            signing_key_pem: key.serialize_pem().into_bytes(),
-            verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
-            ..crate::ServiceAccountKeys::default()
-        };
+        config.service_account = signing_keys();
     })
     .await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
@@ -495,19 +499,11 @@ async fn what_is_asked_for_makes_no_series() {
 
 #[tokio::test]
 async fn tokens_do_not_outlive_what_only_a_finalizer_holds() {
-    use rcgen::KeyPair;
     use std::sync::atomic::{AtomicI64, Ordering};
     static NOW_MS: AtomicI64 = AtomicI64::new(1_800_000_000_000);
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let server = TestServer::start_with(|config| {
         config.clock = std::sync::Arc::new(|| NOW_MS.load(Ordering::Relaxed));
-        config.service_account = crate::ServiceAccountKeys {
-            issuer: "https://test".into(),
-            audiences: vec!["https://test".into()],
-            signing_key_pem: key.serialize_pem().into_bytes(),
-            verifying_keys_pem: vec![key.public_key_pem().into_bytes()],
-            ..crate::ServiceAccountKeys::default()
-        };
+        config.service_account = signing_keys();
     })
     .await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";

@@ -29,37 +29,22 @@ pub async fn check(
     ip: Option<String>,
     timeout: Duration,
 ) -> Result<Option<String>, String> {
+    let quiet = |outcome: Result<(), String>| outcome.map(|()| None);
+    if let Some(exec) = &probe.exec {
+        return quiet(run_command(host, id, exec.command.clone().unwrap_or_default(), timeout).await);
+    }
+    let ip = ip.ok_or("the pod has no address")?;
     if let Some(get) = &probe.http_get {
-        let ip = ip.ok_or_else(without_address)?;
         return http(&http_target(get, container, &ip)?, "kube-probe/1.37", timeout).await;
     }
-    check_plainly(host, pod, container, id, probe, ip, timeout).await.map(|()| None)
-}
-
-fn without_address() -> String {
-    "the pod has no address".to_owned()
-}
-
-async fn check_plainly(
-    host: &Host,
-    pod: &Pod,
-    container: &Container,
-    id: &str,
-    probe: &Probe,
-    ip: Option<String>,
-    timeout: Duration,
-) -> Result<(), String> {
-    if let Some(exec) = &probe.exec {
-        return run_command(host, id, exec.command.clone().unwrap_or_default(), timeout).await;
-    }
-    let ip = ip.ok_or_else(without_address)?;
     if let Some(socket) = &probe.tcp_socket {
         let target = socket.host.clone().filter(|host| !host.is_empty()).unwrap_or(ip);
-        return tcp(&target, port_number(&socket.port, container)?, timeout).await;
+        return quiet(tcp(&target, port_number(&socket.port, container)?, timeout).await);
     }
     if let Some(grpc) = &probe.grpc {
         let port = u16::try_from(grpc.port).map_err(|_| format!("invalid port {}", grpc.port))?;
-        return super::grpc::check(&ip, port, grpc.service.as_deref().unwrap_or_default(), timeout).await;
+        let service = grpc.service.as_deref().unwrap_or_default();
+        return quiet(super::grpc::check(&ip, port, service, timeout).await);
     }
     Err(format!("missing probe handler for {}:{}", spec::describe(pod), container.name))
 }
